@@ -1,0 +1,134 @@
+#pragma once
+// A disk with a volatile cache that loses, tears and reorders as much as io/file.h allows, and faults on demand.
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/rng.h"
+#include "io/file.h"
+#include "sim/scheduler.h"
+
+namespace foreshadow::sim {
+
+inline constexpr uint32_t kSector = 512;  // what a crash leaves whole
+
+// Bytes of a disk in 4 KiB pages; a page never written is zero and takes no memory.
+class PageStore {
+ public:
+  explicit PageStore(uint64_t bytes) : pages_((bytes + kPage - 1) / kPage) {}
+  PageStore(const PageStore& other) : pages_(other.pages_.size()) { copy_from(other); }
+  PageStore& operator=(const PageStore&) = delete;
+  void read(uint64_t offset, std::span<std::byte> into) const;
+  void write(uint64_t offset, std::span<const std::byte> from);
+  void copy_range(const PageStore& from, uint64_t offset, uint64_t length);
+  void copy_from(const PageStore& other);
+  uint32_t crc() const;
+
+ private:
+  static constexpr uint64_t kPage = 4096;
+  using Page = std::array<std::byte, kPage>;
+  std::vector<std::unique_ptr<Page>> pages_;
+};
+
+// Which call fails, counted from 1 over the life of the disk; 0 is never. `persistent`: so do all after it.
+struct Faults {
+  uint64_t read_at = 0, write_at = 0, sync_at = 0;
+  bool persistent = false;
+  uint64_t phantom_at = 0;    // this write is acknowledged and goes nowhere
+  uint64_t misdirect_at = 0;  // this write lands at `misdirect_to`
+  uint64_t misdirect_to = 0;
+  uint64_t slow_at = 0;  // this call takes `slow_by` of virtual time
+  Nanos slow_by{};
+};
+
+struct DiskCounts {
+  uint64_t reads = 0, writes = 0, syncs = 0;
+  uint64_t failed_reads = 0, failed_writes = 0, failed_syncs = 0, misled = 0;
+};
+
+// The platter and its cache. A completed write is visible, and pending until a sync that was issued after it completed succeeds; a
+// durable write is pending only while in flight. power_off() decides for every 512-byte sector which of the durable value and
+// the pending ones it keeps; from then on every call fails and changes nothing, until power_on().
+//
+// A failed sync leaves each write it covered either pending, or forgotten: visible until the power goes, but never durable, as a
+// kernel that marks the pages clean. A failed write has reached any of its sectors.
+//
+// Lives as long as the scheduler's operations on it. Files opened from it fail for ever once the power was off.
+class Disk final : public Device {
+ public:
+  Disk(Scheduler& scheduler, Rng& rng, uint64_t size, uint32_t alignment);
+  // The disk as it is after a power cut that kept exactly the sectors chosen, for enumeration; see undecided().
+  Disk(Scheduler& scheduler, const Disk& other, std::span<const bool> kept);
+
+  std::unique_ptr<io::File> open();
+  uint64_t size() const { return size_; }
+  uint32_t alignment() const { return alignment_; }
+
+  void power_off();
+  void power_on();
+  bool powered() const { return powered_; }
+
+  // Every sector of a pending or in-flight write whose value is not the durable one, oldest first. A power cut may keep any subset.
+  size_t undecided() const;
+
+  void flip_bits(uint64_t offset, std::byte mask);  // rot: in cache and on the platter
+  Faults faults;
+  const DiskCounts& counts() const { return counts_; }
+  uint32_t crc() const { return durable_.crc(); }  // of what is durable
+  std::span<std::byte> peek(uint64_t offset, std::span<std::byte> into) const;
+
+  int finish(io::Op& op) override;
+
+ private:
+  friend class DiskFile;
+  enum Kind : uint8_t { kRead, kWrite, kWriteDurable, kSync };
+  // A completed write that no sync has covered. Its bytes are in arena_, and one flag a sector (superseded or not) in live_.
+  struct Pending {
+    uint64_t offset;
+    uint32_t length;
+    uint32_t data_at;
+    uint32_t live_at;
+    uint64_t order;  // of completion
+  };
+  // A piece of a write that a power cut decides on.
+  struct Undecided {
+    uint64_t offset;
+    std::span<const std::byte> bytes;
+    const uint8_t* live;  // a flag a sector; null: all
+  };
+
+  void submit(io::Op& op, Kind kind, uint64_t offset, std::byte* data, size_t length);
+  int finish_read(io::Op& op);
+  int finish_write(io::Op& op);
+  int finish_sync(io::Op& op);
+  void make_pending(uint64_t offset, std::span<const std::byte> bytes);
+  void make_durable(uint64_t offset, std::span<const std::byte> bytes);
+  void apply_covered(uint64_t before);
+  void forget_some(uint64_t before);
+  void drop_front(size_t count);
+  void fail_write(uint64_t offset, std::span<const std::byte> bytes);
+  std::vector<Undecided> collect_undecided() const;
+  void tear(std::vector<Undecided>& writes);
+  std::span<const std::byte> bytes_of(const Pending& p) const { return std::span(arena_).subspan(p.data_at, p.length); }
+
+  Scheduler& scheduler_;
+  Rng& rng_;
+  uint64_t size_;
+  uint32_t alignment_;
+  bool powered_ = true;
+  bool forgot_ = false;  // a failed sync left visible bytes that are neither durable nor pending
+  uint32_t generation_ = 0;
+  uint64_t next_order_ = 1;
+  PageStore durable_;
+  PageStore visible_;
+  std::vector<Pending> pending_;
+  std::vector<std::byte> arena_;
+  std::vector<uint8_t> live_;
+  std::vector<io::Op*> writes_in_flight_;
+  DiskCounts counts_;
+};
+
+}  // namespace foreshadow::sim

@@ -1,0 +1,177 @@
+// foreshadow-sim: runs the real engine on simulated disks, seed after seed, and says what it found.
+#include <fmt/format.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <csignal>
+#include <cstdlib>
+#include <mutex>
+#include <optional>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "sim/exhaustive.h"
+#include "sim/run.h"
+
+namespace {
+
+using foreshadow::sim::SeedOptions;
+using foreshadow::sim::SeedResult;
+
+constexpr const char* kUsage = R"(Usage: foreshadow-sim [options]
+  --seeds N      how many seeds to run (1000)
+  --start S      the first one (1)
+  --seconds T    stop after T seconds, whatever --seeds says
+  --jobs J       seeds at a time (1)
+  --faults       I/O errors, slow I/O and rot besides crashes
+  --twice        run each seed twice; differing hashes are a violation
+  --exhaustive   not seeds: every short sequence of operations, every crash point, every choice of sectors
+  --depth D      ... with up to D operations (2)
+  --replay SEED  one seed, and its hash
+  -v             trace every step on stderr
+The last line of the output is one JSON object. Exits 1 if there was a violation.
+)";
+
+struct Options {
+  SeedOptions seed;
+  uint64_t seeds = 1000;
+  uint64_t start = 1;
+  uint64_t seconds = 0;
+  uint64_t jobs = 1;
+  uint64_t depth = 2;
+  bool twice = false;
+  bool exhaustive = false;
+  bool replay = false;
+};
+
+std::optional<Options> parse(int argc, char** argv) {
+  Options out;
+  bool counted = false;
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view flag = argv[i];
+    if (flag == "--faults") out.seed.faults = true;
+    else if (flag == "--twice") out.twice = true;
+    else if (flag == "--exhaustive") out.exhaustive = true;
+    else if (flag == "-v") out.seed.trace = true;
+    else if (i + 1 == argc) return std::nullopt;
+    else {
+      char* end = nullptr;
+      const uint64_t value = std::strtoull(argv[++i], &end, 10);
+      if (*end != '\0' || end == argv[i]) return std::nullopt;
+      if (flag == "--seeds") out.seeds = value, counted = true;
+      else if (flag == "--start") out.start = value;
+      else if (flag == "--seconds") out.seconds = value;
+      else if (flag == "--jobs") out.jobs = value;
+      else if (flag == "--depth") out.depth = value;
+      else if (flag == "--replay") out.start = value, out.seeds = 1, out.replay = counted = true;
+      else return std::nullopt;
+    }
+  }
+  if (out.seconds > 0 && !counted) out.seeds = UINT64_MAX - out.start;
+  if (out.jobs == 0 || out.jobs > 256) return std::nullopt;
+  return out;
+}
+
+// An assertion of the engine ends the process; it must not take the seed with it.
+thread_local uint64_t current_seed = 0;
+void on_abort(int) {
+  std::fprintf(stderr, "aborted in seed %llu\n", static_cast<unsigned long long>(current_seed));
+  std::fflush(nullptr);
+}
+
+// What all workers together have done. Guarded by `mutex` but for the seed counter.
+struct Tally {
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::atomic<uint64_t> next_seed{0};
+  std::atomic<bool> stop{false};
+  uint64_t working = 0;
+  uint64_t seeds = 0, crashes = 0, operations = 0, faults = 0, violations = 0;
+  uint64_t hash = 0;
+};
+
+void report(const Options& options, uint64_t seed, const std::string& what) {
+  fmt::print("VIOLATION seed {}{}: {}\n", seed, options.seed.faults ? " --faults" : "", what);
+  std::fflush(stdout);
+}
+
+void work(const Options& options, Tally& tally) {
+  for (;;) {
+    const uint64_t index = tally.next_seed++;
+    if (index >= options.seeds || tally.stop) break;
+    const uint64_t seed = options.start + index;
+    current_seed = seed;
+    SeedResult result = foreshadow::sim::run_seed(seed, options.seed);
+    if (options.twice && result.violation.empty()) {
+      const SeedResult again = foreshadow::sim::run_seed(seed, options.seed);
+      if (again.hash != result.hash) {
+        result.violation = fmt::format("not deterministic: hash {:016x}, then {:016x}", result.hash, again.hash);
+      }
+    }
+    if (options.replay) fmt::print("seed {} hash {:016x}\n", seed, result.hash);
+    const std::lock_guard lock(tally.mutex);
+    ++tally.seeds;
+    tally.crashes += result.crashes;
+    tally.operations += result.operations;
+    tally.faults += result.faults;
+    tally.hash += result.hash * (2 * seed + 1);  // the same in whatever order the workers finish
+    if (result.violation.empty()) continue;
+    report(options, seed, result.violation);
+    if (++tally.violations >= 20) tally.stop = true;
+  }
+  const std::lock_guard lock(tally.mutex);
+  --tally.working;
+  tally.changed.notify_all();
+}
+
+// Time here is only for people. It is counted in waits, since nothing in sim may read a clock.
+double supervise(const Options& options, Tally& tally) {
+  constexpr uint64_t kTicksPerSecond = 20;
+  std::unique_lock lock(tally.mutex);
+  uint64_t ticks = 0;
+  while (tally.working > 0) {
+    if (tally.changed.wait_for(lock, std::chrono::milliseconds(1000 / kTicksPerSecond)) == std::cv_status::timeout) ++ticks;
+    if (options.seconds > 0 && ticks >= options.seconds * kTicksPerSecond) tally.stop = true;
+    if (ticks % (10 * kTicksPerSecond) == 0 && ticks > 0) {
+      fmt::print(stderr, "{} s: {} seeds, {} crashes, {} violations\n", ticks / kTicksPerSecond, tally.seeds, tally.crashes,
+                 tally.violations);
+    }
+  }
+  return static_cast<double>(ticks + 1) / kTicksPerSecond;
+}
+
+int run_seeds(const Options& options) {
+  Tally tally;
+  tally.working = options.jobs;
+  std::vector<std::thread> workers;
+  for (uint64_t i = 0; i < options.jobs; ++i) workers.emplace_back([&] { work(options, tally); });
+  const double seconds = supervise(options, tally);
+  for (std::thread& worker : workers) worker.join();
+  fmt::print("{{\"seeds\": {}, \"crashes\": {}, \"operations\": {}, \"faults\": {}, \"violations\": {}, \"seconds\": {:.2f}, "
+             "\"crashes_per_s\": {:.0f}, \"hash\": \"{:016x}\"}}\n",
+             tally.seeds, tally.crashes, tally.operations, tally.faults, tally.violations, seconds,
+             static_cast<double>(tally.crashes) / seconds, tally.hash);
+  return tally.violations == 0 ? 0 : 1;
+}
+
+int run_exhaustive(const Options& options) {
+  const auto result = foreshadow::sim::explore(static_cast<uint32_t>(options.depth), options.seed.trace);
+  if (!result.violation.empty()) fmt::print("VIOLATION {}\n", result.violation);
+  fmt::print("{{\"depth\": {}, \"sequences\": {}, \"crash_points\": {}, \"states\": {}, \"sampled_points\": {}, \"violations\": {}}}\n",
+             options.depth, result.sequences, result.crash_points, result.states, result.sampled_points,
+             result.violation.empty() ? 0 : 1);
+  return result.violation.empty() ? 0 : 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const auto options = parse(argc, argv);
+  if (!options) {
+    fmt::print(stderr, "{}", kUsage);
+    return 2;
+  }
+  std::signal(SIGABRT, on_abort);
+  return options->exhaustive ? run_exhaustive(*options) : run_seeds(*options);
+}

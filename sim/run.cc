@@ -1,0 +1,330 @@
+#include "sim/run.h"
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "extent/recovery.h"
+#include "io/task.h"
+#include "sim/workload.h"
+#include "sim/world.h"
+
+namespace foreshadow::sim {
+namespace {
+
+constexpr uint64_t kPatience = 400'000;  // steps after which something is called hung
+
+class Run {
+ public:
+  Run(uint64_t seed, const SeedOptions& options) : world_(seed, options.faults, options.trace) {}
+
+  // After a violation that left operations in flight, their owner cannot be destroyed: it is leaked, and the program ends soon.
+  ~Run() { (void)hung_.release(); }
+  Run(const Run&) = delete;
+
+  SeedResult run() {
+    make_primary();
+    for (uint32_t life = 0; life < world_.swarm.lives && world_.ok(); ++life) {
+      draw_fate();
+      live();
+      end_life();
+    }
+    if (world_.ok()) final_look();
+    for (const Backing* backing : world_.backings()) world_.note(backing->disk->crc());
+    world_.note(world_.scheduler.steps());
+    return {world_.crashes, world_.operations, world_.faults, world_.hash, world_.violation};
+  }
+
+ private:
+  using Opened = Result<volume::Volume::Opened>;
+
+  bool fate() const { return world_.scheduler.steps() >= crash_at_; }
+  bool chance(uint32_t percent) { return world_.rng.below(100) < percent; }
+
+  // A crash while the volume is made leaves nothing anybody relies on: it is made again.
+  void make_primary() {
+    const Swarm& swarm = world_.swarm;
+    volume::CreateOptions create = swarm.create;
+    create.id = Uuid::random(world_.rng);
+    for (bool crash = chance(15); world_.ok(); crash = false) {
+      world_.primary.uuid = Uuid::random(world_.rng);
+      world_.primary.disk = std::make_unique<Disk>(world_.scheduler, world_.rng,
+                                                   backing_bytes(swarm, swarm.primary_clusters, true), swarm.alignment);
+      const auto file = world_.primary.disk->open();
+      std::optional<Status> formatted;
+      crash_at_ = crash ? world_.scheduler.steps() + world_.rng.below(40) : UINT64_MAX;
+      io::spawn(volume::Volume::format_primary(*file, create, world_.primary.uuid),
+                [&](Status&& status) { formatted = std::move(status); });
+      world_.scheduler.run_until([&] { return formatted || fate(); });
+      if (formatted && !*formatted) return world_.violate("format_primary: " + formatted->error().message);
+      if (formatted) return;
+      world_.power_off();
+      if (!world_.scheduler.run_until([&] { return formatted.has_value(); }, kPatience)) {
+        return world_.violate("format_primary hangs after the power went off");
+      }
+    }
+  }
+
+  // When this life ends, how, and what goes wrong in it.
+  void draw_fate() {
+    Rng& rng = world_.rng;
+    crash_at_ = world_.scheduler.steps() + 1 + rng.below(2 * world_.swarm.life_steps);
+    if (rng.below(8) == 0) crash_at_ = world_.scheduler.steps() + 1 + rng.below(60);  // while it opens
+    clean_ = chance(world_.swarm.clean_percent);
+    world_.forget_failures();
+    if (!world_.swarm.faults || rng.below(3) == 0) return;
+    const auto backings = world_.backings();
+    Disk& disk = *backings[rng.below(backings.size())]->disk;
+    Faults& faults = disk.faults;
+    const DiskCounts& so_far = disk.counts();
+    const uint64_t ahead = 1 + rng.below(rng.below(2) == 0 ? 12 : 120);
+    const uint64_t kind = rng.below(4);
+    if (kind == 0) faults.read_at = so_far.reads + ahead;
+    if (kind == 1) faults.write_at = so_far.writes + ahead;
+    if (kind == 2) faults.sync_at = so_far.syncs + 1 + ahead / 4;
+    if (kind == 3) {
+      faults.slow_at = so_far.reads + so_far.writes + so_far.syncs + ahead;
+      faults.slow_by = std::chrono::milliseconds(1 + rng.below(3000));
+    }
+    faults.persistent = rng.below(2) == 0;
+    world_.say("fault: kind {} in {} calls{}", kind, ahead, faults.persistent ? ", for good" : "");
+  }
+
+  // ---- a life
+
+  void live() {
+    auto files = open_files();
+    std::optional<Opened> opened;
+    io::spawn(volume::Volume::open(world_.scheduler, std::move(files), world_.swarm.run),
+              [&](Opened&& result) { opened.emplace(std::move(result)); });
+    world_.scheduler.run_until([&] { return opened || fate(); }, kPatience);
+    if (!opened) {
+      world_.say("crash during open");
+      cut_power();
+      if (!world_.scheduler.run_until([&] { return opened.has_value(); }, kPatience)) {
+        return world_.violate("open hangs after the power went off");
+      }
+      if (*opened) wind_down(std::move((*opened)->volume), nullptr);
+      return;
+    }
+    if (!*opened) {
+      if (rotten_) return world_.say("refused: {}", opened->error().message);
+      if (world_.any_failure()) return world_.say("open failed: {}", opened->error().message);
+      return world_.violate("open: " + opened->error().message);
+    }
+    world_.say("opened");
+    const std::unique_ptr<volume::Volume>& volume = (*opened)->volume;
+    recover_promises(*volume, (*opened)->orphans);
+    serve(std::move((*opened)->volume));
+  }
+
+  std::vector<volume::SegmentFile> open_files() {
+    std::vector<volume::SegmentFile> files;
+    for (const Backing* backing : world_.backings()) files.push_back({backing->uuid, backing->disk->open()});
+    for (size_t i = files.size(); i > 1; --i) std::swap(files[i - 1], files[world_.rng.below(i)]);
+    return files;
+  }
+
+  // What was acknowledged must be there; what is there now stays.
+  void recover_promises(const volume::Volume& volume, const std::vector<Uuid>& orphans) {
+    const auto segments = volume.segments();
+    if (segments.empty() || segments[0].uuid != world_.primary.uuid) return world_.violate("segment 0 is not the primary");
+    size_t found_count = 1;
+    for (const auto& shadow : world_.shadows) {
+      const auto found = std::find_if(segments.begin(), segments.end(), [&](const auto& s) { return s.uuid == shadow->uuid; });
+      if (found == segments.end()) {
+        if (shadow->attached) world_.violate(fmt::format("shadow {} was attached and is lost", shadow->uuid.str()));
+        const bool listed = std::find(orphans.begin(), orphans.end(), shadow->uuid) != orphans.end();
+        if (shadow->formatted && !listed) world_.violate(fmt::format("formatted shadow {} is no orphan", shadow->uuid.str()));
+        continue;
+      }
+      ++found_count;
+      if (!shadow->attach_asked) world_.violate("a shadow is attached that nobody attached");
+      const bool merged = found->state == volume::SegmentState::kMerged;
+      if (shadow->merged && !merged) world_.violate(fmt::format("shadow {} was merged and is not", shadow->uuid.str()));
+      if (merged && !shadow->merge_asked) world_.violate("a shadow is merged that nobody merged");
+      shadow->formatted = shadow->attached = shadow->in_service = true;
+      shadow->merged = merged;
+    }
+    if (found_count != segments.size()) world_.violate("the volume has segments that nobody made");
+    // Some of those that were never attached are given up; the others are tried again.
+    std::erase_if(world_.shadows, [&](const auto& s) {
+      return !s->attached && s->disk.get() != rotten_ && world_.rng.below(2) == 0;
+    });
+    world_.forget_failures();
+    syncs_failed_at_start_ = world_.failed_syncs_in_service();
+  }
+
+  void serve(std::unique_ptr<volume::Volume> volume) {
+    Workload workload(world_, *volume);
+    const auto stop = [this] { return fate(); };
+    workload.read_back(stop);
+    while (!fate() && world_.ok()) {
+      workload.pump();
+      if (!world_.scheduler.step() && !workload.idle()) {
+        world_.violate("nothing is left to happen, unfinished: " + workload.unfinished());
+      }
+    }
+    if (world_.ok() && chance(world_.swarm.faults ? 60 : 15)) drain(workload, *volume);
+    if (world_.ok() && clean_) return close(std::move(volume), workload);
+    workload.crashed();
+    cut_power();
+    wind_down(std::move(volume), &workload);
+  }
+
+  // With no new requests, all that are in flight complete.
+  void drain(Workload& workload, const volume::Volume& volume) {
+    if (!world_.scheduler.run_until([&] { return workload.idle(); }, kPatience)) {
+      return world_.violate("hangs: " + workload.unfinished());
+    }
+    world_.say("drained");
+    workload.check_usage();
+    // Policy: a failed sync of a segment in service makes the volume read-only.
+    if (world_.failed_syncs_in_service() > syncs_failed_at_start_ && volume.read_only_reason().empty()) {
+      world_.violate("a sync failed, and the volume is not read-only");
+    }
+  }
+
+  void close(std::unique_ptr<volume::Volume> volume, Workload& workload) {
+    std::optional<Status> closed;
+    workload.closing();
+    world_.say("close");
+    // Half of them are cut off in the middle.
+    crash_at_ = chance(50) ? UINT64_MAX : world_.scheduler.steps() + world_.rng.below(60);
+    io::spawn(volume->close(), [&](Status&& status) { closed = std::move(status); });
+    const bool done = world_.scheduler.run_until([&] { return closed && workload.idle(); }, std::min(kPatience, crash_at_ - world_.scheduler.steps()));
+    if (!done && !fate()) {
+      hung_ = std::move(volume);
+      return world_.violate("close hangs: " + workload.unfinished());
+    }
+    if (done && *closed) {
+      world_.oracle.end_flush(world_.oracle.begin_flush());
+      closed_clean_ = true;
+    } else if (done && !world_.any_failure()) {
+      world_.violate("close failed without cause: " + closed->error().message);
+    }
+    workload.crashed();
+    cut_power();
+    if (!world_.scheduler.run_until([&] { return closed && workload.idle(); }, kPatience)) {
+      hung_ = std::move(volume);
+      return world_.violate("close hangs after the power went off: " + workload.unfinished());
+    }
+    world_.say("closed: {}", *closed ? "ok" : closed->error().message);
+    volume.reset();
+  }
+
+  // ---- its end
+
+  void cut_power() {
+    world_.say("power off, {} sectors undecided on the primary", world_.primary.disk->undecided());
+    world_.power_off();
+    ++world_.crashes;
+  }
+
+  // The power is off: every operation fails, and the engine must come to its end all the same.
+  void wind_down(std::unique_ptr<volume::Volume> volume, const Workload* workload) {
+    std::optional<Status> closed;
+    io::spawn(volume->close(), [&](Status&& status) { closed = std::move(status); });
+    const auto ended = [&] { return closed && (workload == nullptr || workload->idle()); };
+    if (world_.scheduler.run_until(ended, kPatience)) return;
+    world_.violate("after the power went off the volume never ends: " + (workload ? workload->unfinished() : std::string()));
+    // It cannot be destroyed with operations in flight; the run ends here anyway.
+    hung_ = std::move(volume);
+  }
+
+  void end_life() {
+    if (hung_ || !world_.ok()) return;
+    if (world_.primary.disk->powered()) world_.power_off();
+    if (!world_.scheduler.run_until_idle(kPatience)) return world_.violate("something is left running after the volume is gone");
+    const DiskCounts failed = world_.failures();
+    world_.faults += failed.failed_reads + failed.failed_writes + failed.failed_syncs;
+    for (const Backing* backing : world_.backings()) backing->disk->faults = Faults();
+    world_.power_on();
+    if (rotten_) heal();
+    if (std::exchange(closed_clean_, false)) {
+      offline_check();
+      if (world_.swarm.faults && chance(60)) rot();
+    }
+  }
+
+  void offline_check() {
+    std::vector<io::File*> files;
+    std::vector<std::unique_ptr<io::File>> opened;
+    for (const Backing* backing : world_.backings()) {
+      if (backing != &world_.primary && !backing->attached) continue;  // a torn label of an orphan is no finding
+      files.push_back(opened.emplace_back(backing->disk->open()).get());
+    }
+    std::optional<extent::CheckReport> report;
+    io::spawn(extent::check_segments(files), [&](extent::CheckReport&& r) { report = std::move(r); });
+    world_.scheduler.run_until([&] { return report.has_value(); }, kPatience);
+    if (!report) return world_.violate("check_segments hangs");
+    if (!report->ok()) world_.violate("check after a clean close: " + report->findings.front());
+  }
+
+  // Flips a bit of the metadata of a volume at rest. It may be refused; it may not serve anything wrong.
+  void rot() {
+    const auto backings = world_.backings();
+    Backing* backing = backings[world_.rng.below(backings.size())];
+    const uint64_t head = backing_bytes(world_.swarm, 0, backing == &world_.primary) + 2 * extent::kMetaBlock;
+    rotten_ = backing->disk.get();
+    world_.rotten = true;
+    rot_at_ = world_.rng.below(std::min(head, rotten_->size()));
+    rot_mask_ = static_cast<std::byte>(1u << world_.rng.below(8));
+    rotten_->flip_bits(rot_at_, rot_mask_);
+    rot_block_ = rotten_block();
+    ++world_.faults;
+    world_.say("rot at {} of {}", rot_at_, backing->uuid.str());
+  }
+  std::vector<std::byte> rotten_block() const {
+    std::vector<std::byte> block(kSector);
+    (void)rotten_->peek(align_down(rot_at_, kSector), block);
+    return block;
+  }
+  // Puts the bit back, unless the engine has written the sector anew.
+  void heal() {
+    if (rotten_block() == rot_block_) rotten_->flip_bits(rot_at_, rot_mask_);
+    rotten_ = nullptr;
+    world_.rotten = false;
+  }
+
+  // After the last crash: recover once more, undisturbed, and read everything.
+  void final_look() {
+    crash_at_ = UINT64_MAX;
+    std::optional<Opened> opened;
+    io::spawn(volume::Volume::open(world_.scheduler, open_files(), world_.swarm.run),
+              [&](Opened&& result) { opened.emplace(std::move(result)); });
+    if (!world_.scheduler.run_until([&] { return opened.has_value(); }, kPatience)) return world_.violate("the last open hangs");
+    if (rotten_ && !*opened) return;
+    if (!*opened) return world_.violate("the last open: " + opened->error().message);
+    recover_promises(*(*opened)->volume, (*opened)->orphans);
+    {
+      Workload workload(world_, *(*opened)->volume);
+      workload.read_back([] { return false; });
+      workload.crashed();
+    }
+    world_.power_off();
+    wind_down(std::move((*opened)->volume), nullptr);
+    if (!hung_) world_.scheduler.run_until_idle(kPatience);
+  }
+
+  World world_;
+  uint64_t crash_at_ = UINT64_MAX;
+  bool clean_ = false;
+  uint64_t syncs_failed_at_start_ = 0;
+  bool closed_clean_ = false;
+  Disk* rotten_ = nullptr;
+  uint64_t rot_at_ = 0;
+  std::byte rot_mask_{};
+  std::vector<std::byte> rot_block_;
+  std::unique_ptr<volume::Volume> hung_;
+};
+
+}  // namespace
+
+SeedResult run_seed(uint64_t seed, const SeedOptions& options) {
+  Run run(seed, options);
+  return run.run();
+}
+
+}  // namespace foreshadow::sim

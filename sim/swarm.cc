@@ -1,0 +1,84 @@
+#include "sim/swarm.h"
+
+#include <algorithm>
+
+#include "extent/geometry.h"
+#include "sim/disk.h"
+
+namespace foreshadow::sim {
+namespace {
+
+uint64_t between(Rng& rng, uint64_t low, uint64_t high) { return low + rng.below(high - low + 1); }
+
+// Small numbers are as likely as large ones.
+uint64_t between_log(Rng& rng, uint64_t low, uint64_t high) {
+  uint64_t top = low;
+  while (top < high && rng.below(3) != 0) top *= 2;
+  return between(rng, low, std::min(top, high));
+}
+
+void draw_weights(Rng& rng, Swarm& out) {
+  const auto set = [&](Act act, uint32_t weight, uint32_t on_percent) {
+    out.weights[static_cast<size_t>(act)] = rng.chance(on_percent, 100) ? weight : 0;
+  };
+  set(Act::kRead, 20, 80);
+  set(Act::kWrite, 40, 100);
+  set(Act::kZero, 8, 50);
+  set(Act::kZeroNoHole, 6, 40);
+  set(Act::kTrim, 12, 50);
+  set(Act::kFlush, static_cast<uint32_t>(between(rng, 2, 25)), 85);
+  set(Act::kGrant, 3, 80);
+  set(Act::kActivate, 2, 60);
+  set(Act::kMerge, 2, 70);
+  set(Act::kCheckpoint, static_cast<uint32_t>(between(rng, 1, 4)), 60);
+  set(Act::kCheck, 1, 30);
+  set(Act::kPause, static_cast<uint32_t>(between(rng, 1, 4)), 60);
+  out.fua_percent = rng.chance(1, 2) ? 0 : static_cast<uint32_t>(between(rng, 5, 50));
+}
+
+}  // namespace
+
+Swarm draw_swarm(Rng& rng, bool faults) {
+  Swarm out;
+  const bool tiny = !rng.chance(1, 8);
+  out.create.geometry.sub_block_bits = tiny ? 9 : 12;
+  out.alignment = tiny || rng.chance(1, 2) ? 512 : 4096;
+  const uint64_t cluster = out.create.geometry.cluster();
+  out.journal_blocks = static_cast<uint32_t>(between_log(rng, 8, 64));
+  out.create.journal_bytes = uint64_t{out.journal_blocks} * extent::kMetaBlock;
+  out.primary_clusters = static_cast<uint32_t>(tiny ? between_log(rng, 8, 64) : between(rng, 4, 16));
+  out.shadow_clusters_max = static_cast<uint32_t>(tiny ? between_log(rng, 4, 64) : between(rng, 4, 8));
+  out.shadows_max = static_cast<uint32_t>(between_log(rng, 1, 6));
+  out.create.size = out.primary_clusters * cluster * between(rng, 2, 4);
+  if (rng.chance(1, 8)) out.create.size -= extent::kMetaBlock * between(rng, 1, cluster / extent::kMetaBlock - 1);
+  out.create.redirect = rng.chance(1, 2) ? volume::Redirect::kAllocating : volume::Redirect::kAll;
+  out.create.name = "simulated";
+
+  out.queue_depth = static_cast<uint32_t>(between_log(rng, 1, 16));
+  out.io_max = cluster * between_log(rng, 1, 4);
+  static constexpr uint64_t kGranularities[] = {512, 512, 4096};
+  out.granularity = rng.chance(1, 5) ? cluster : kGranularities[rng.below(3)];
+  out.hot_bytes = rng.chance(1, 2) ? 0 : cluster * between(rng, 1, 4);
+  draw_weights(rng, out);
+
+  out.run.hold_timeout = std::chrono::milliseconds(between_log(rng, 1, 64));
+  out.run.commit_idle = std::chrono::microseconds(between_log(rng, 100, 20'000));
+  out.run.commit_age = std::chrono::milliseconds(between_log(rng, 1, 100));
+  out.run.checkpoint_percent = static_cast<uint32_t>(between(rng, 10, 80));
+
+  out.lives = static_cast<uint32_t>(between(rng, 2, 8));
+  out.life_steps = static_cast<uint32_t>(between_log(rng, 60, 1500));
+  out.clean_percent = static_cast<uint32_t>(rng.below(30));
+  out.faults = faults;
+  return out;
+}
+
+uint64_t backing_bytes(const Swarm& swarm, uint32_t clusters, bool primary) {
+  uint64_t head = extent::kLabelCopies * extent::kMetaBlock;
+  if (primary) head += extent::kSuperCopies * extent::kSuperBytes + uint64_t{swarm.journal_blocks} * extent::kMetaBlock;
+  head += div_up(clusters, extent::kTableEntries) * extent::kTableSlots * extent::kMetaBlock;
+  const uint64_t cluster = swarm.create.geometry.cluster();
+  return align_up(head, std::max<uint64_t>(cluster, extent::kMetaBlock)) + clusters * cluster;
+}
+
+}  // namespace foreshadow::sim

@@ -1,0 +1,372 @@
+#include "sim/workload.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "base/assert.h"
+#include "io/task.h"
+
+namespace foreshadow::sim {
+namespace {
+
+constexpr const char* kKindNames[] = {"read", "write", "zero", "trim", "flush"};
+
+// Making a shadow usable is two steps, either of which a crash may hit.
+io::Task<Status> format_and_attach(volume::Volume& volume, Backing& shadow, extent::Geometry geometry) {
+  if (!shadow.formatted) {
+    const std::unique_ptr<io::File> file = shadow.disk->open();
+    auto formatted = co_await volume::Volume::format_shadow(*file, volume.id(), shadow.uuid, geometry);
+    if (!formatted) co_return formatted;
+    shadow.formatted = true;
+  }
+  shadow.attach_asked = true;
+  volume::SegmentFile segment{shadow.uuid, shadow.disk->open()};
+  auto attached = co_await volume.attach_shadow(std::move(segment));
+  co_return attached;
+}
+
+}  // namespace
+
+Workload::Workload(World& world, volume::Volume& volume) : world_(world), volume_(volume) {
+  const auto& weights = world.swarm.weights;
+  weight_total_ = std::accumulate(weights.begin(), weights.end(), 0u);
+  for (uint32_t i = 0; i < world.swarm.queue_depth; ++i) {
+    auto& slot = slots_.emplace_back(std::make_unique<Slot>());
+    slot->owner = this;
+    slot->memory = io::Buffer(world.swarm.io_max);
+  }
+  pause_.op.done = [](io::Op*, int) {};
+  failed_syncs_before_ = world.failed_syncs_in_service();
+}
+
+Workload::~Workload() {
+  world_.scheduler.cancel(pause_);
+  ASSERT(idle() || !world_.ok());
+}
+
+Act Workload::draw() {
+  uint64_t left = world_.rng.below(weight_total_);
+  for (size_t i = 0;; ++i) {
+    const uint32_t weight = world_.swarm.weights[i];
+    if (left < weight) return static_cast<Act>(i);
+    left -= weight;
+  }
+}
+
+void Workload::pump() {
+  if (pause_.armed()) return;
+  while (in_flight_ < slots_.size() && controls_ < 3 && !pause_.armed() && world_.rng.below(3) != 0) start(draw());
+}
+
+void Workload::start(Act act) {
+  switch (act) {
+    case Act::kGrant: return grant();
+    case Act::kActivate: return activate();
+    case Act::kMerge: return merge();
+    case Act::kCheckpoint: return checkpoint();
+    case Act::kCheck: return check();
+    case Act::kPause: return pause();
+    default: return start_io(act);
+  }
+}
+
+// ---- requests
+
+Workload::Slot& Workload::free_slot() {
+  for (const auto& slot : slots_) {
+    if (!slot->busy) return *slot;
+  }
+  ASSERT(false);
+  return *slots_.front();
+}
+
+void Workload::draw_range(Slot& slot) {
+  Rng& rng = world_.rng;
+  const uint64_t unit = world_.swarm.granularity;
+  const uint64_t size = world_.oracle.bytes();
+  uint64_t longest = world_.swarm.io_max;
+  while (longest > unit && rng.below(2) == 0) longest /= 2;
+  slot.length = align_up(1 + rng.below(longest), unit);
+  const bool hot = world_.swarm.hot_bytes != 0 && rng.below(2) == 0;
+  const uint64_t within = std::min(size, std::max(hot ? world_.swarm.hot_bytes : size, slot.length));
+  slot.offset = align_down(rng.below(within), unit);
+  if (rng.below(4) == 0) slot.offset = align_down(slot.offset, world_.swarm.create.geometry.cluster());
+  slot.length = std::min({slot.length, world_.swarm.io_max, size - slot.offset});
+}
+
+void Workload::start_io(Act act) {
+  Slot& slot = free_slot();
+  static_cast<block::Request&>(slot) = block::Request();
+  slot.recovering = false;
+  if (act == Act::kFlush) {
+    slot.kind = block::OpKind::kFlush;
+    slot.ticket = world_.oracle.begin_flush();
+    return submit(slot);
+  }
+  draw_range(slot);
+  if (act == Act::kRead) {
+    slot.kind = block::OpKind::kRead;
+    slot.data = slot.memory.first(slot.length);
+    slot.ticket = world_.oracle.begin_read();
+    return submit(slot);
+  }
+  slot.fua = world_.rng.below(100) < world_.swarm.fua_percent;
+  if (act == Act::kWrite) {
+    slot.kind = block::OpKind::kWrite;
+    slot.data = slot.memory.first(slot.length);
+    slot.op = world_.oracle.begin_write(slot.offset, slot.length, static_cast<uint16_t>(world_.crashes));
+    world_.oracle.fill(slot.op, slot.data);
+  } else if (act == Act::kTrim) {
+    slot.kind = block::OpKind::kTrim;
+    slot.op = world_.oracle.begin_trim(slot.offset, slot.length);
+  } else {
+    slot.kind = block::OpKind::kZero;
+    slot.no_hole = act == Act::kZeroNoHole;
+    slot.op = world_.oracle.begin_zero(slot.offset, slot.length);
+  }
+  submit(slot);
+}
+
+void Workload::submit(Slot& slot) {
+  slot.busy = true;
+  slot.since = world_.scheduler.now();
+  slot.after_failed_sync = world_.failed_syncs_in_service() > failed_syncs_before_;
+  slot.done = [](block::Request* request, Code code) {
+    auto* done = static_cast<Slot*>(request);
+    done->owner->on_done(*done, code);
+  };
+  ++in_flight_;
+  ++world_.operations;
+  world_.say("start {}{}{} {}+{} op {}", kKindNames[static_cast<size_t>(slot.kind)], slot.fua ? " fua" : "",
+             slot.no_hole ? " no_hole" : "", slot.offset / kSector, slot.length / kSector, slot.op);
+  volume_.submit(slot);
+}
+
+uint64_t Workload::start_read_back(uint64_t at) {
+  Slot& slot = free_slot();
+  static_cast<block::Request&>(slot) = block::Request();
+  slot.kind = block::OpKind::kRead;
+  slot.recovering = true;
+  slot.offset = at;
+  slot.length = std::min(world_.swarm.io_max, world_.oracle.bytes() - at);
+  slot.data = slot.memory.first(slot.length);
+  slot.op = 0;
+  const uint64_t next = at + slot.length;
+  submit(slot);
+  return next;
+}
+
+void Workload::on_done(Slot& slot, Code code) {
+  world_.note(uint64_t{static_cast<uint8_t>(code)} << 32 | static_cast<uint32_t>(slot.kind));
+  world_.note(static_cast<uint64_t>(world_.scheduler.now().time_since_epoch().count()));
+  world_.say("  done {} {}+{} op {}: {}{}", kKindNames[static_cast<size_t>(slot.kind)], slot.offset / kSector,
+             slot.length / kSector, slot.op, name_of(code), crashed_ ? " (after the crash)" : "");
+  slot.busy = false;
+  --in_flight_;
+  if (!crashed_) judge(slot, code);
+}
+
+void Workload::judge(Slot& slot, Code code) {
+  Oracle& oracle = world_.oracle;
+  const bool ok = code == Code::kOk;
+  if (!ok) judge_error(slot, code);
+  switch (slot.kind) {
+    case block::OpKind::kRead:
+      if (slot.recovering) {
+        if (!ok) return;
+        check_holes(slot);
+        if (auto wrong = oracle.check_recovered(slot.offset, slot.data)) world_.violate(*wrong);
+        return;
+      }
+      if (ok) {
+        if (auto wrong = oracle.check_read(slot.ticket, slot.offset, slot.data)) world_.violate(*wrong);
+      }
+      return oracle.end_read(slot.ticket);
+    case block::OpKind::kFlush:
+      if (!ok) return;
+      if (slot.after_failed_sync) world_.violate("a flush was acknowledged after a sync of the volume had failed");
+      return oracle.end_flush(slot.ticket);
+    case block::OpKind::kTrim:
+    case block::OpKind::kZero:
+    case block::OpKind::kWrite:
+      if (ok && slot.fua && slot.after_failed_sync) world_.violate("a FUA request was acknowledged after a sync had failed");
+      oracle.end(slot.op, ok, slot.fua);
+      // Only if nothing that ran beside it can have made a hole.
+      if (ok && slot.no_hole && in_flight_ == 0 && last_change_ < slot.since) check_holes(slot);
+      if (slot.kind != block::OpKind::kWrite) last_change_ = world_.scheduler.now();
+      return;
+  }
+}
+
+// An error must have a reason the client can know of.
+void Workload::judge_error(Slot& slot, Code code) {
+  if (code == Code::kShutdown && closing_) return;
+  const bool allocates = slot.kind == block::OpKind::kWrite || slot.kind == block::OpKind::kZero ||
+                         slot.kind == block::OpKind::kTrim;
+  if (code == Code::kNoSpace && allocates) {
+    const Nanos waited = world_.scheduler.now() - slot.since;
+    if (waited < world_.swarm.run.hold_timeout) {
+      world_.violate(fmt::format("no space after {} us, before the hold timeout", waited.count() / 1000));
+    }
+    // Even if everything else in flight took what it could, this one would have found room.
+    uint64_t room = 0;
+    for (const volume::SegmentInfo& segment : volume_.segments()) {
+      if (segment.state != volume::SegmentState::kSealed) room += segment.capacity - segment.used;
+    }
+    const uint64_t cluster = world_.swarm.create.geometry.cluster();
+    uint64_t wanted = slot.length + 2 * cluster;
+    for (const auto& other : slots_) wanted += other->busy ? other->length + 2 * cluster : 0;
+    if (room >= wanted && last_change_ < slot.since && controls_ == 0) {
+      world_.violate(fmt::format("no space for {} bytes, yet {} bytes are free", slot.length, room));
+    }
+    return;
+  }
+  const bool excused = slot.kind == block::OpKind::kRead ? world_.failures().failed_reads > 0 : world_.any_failure();
+  if (excused) return;
+  world_.violate(fmt::format("{} of sectors {}+{} failed without cause: {}", kKindNames[static_cast<size_t>(slot.kind)],
+                             slot.offset / kSector, slot.length / kSector, name_of(code)));
+}
+
+// A hole reads as zero; a range zeroed with no_hole has none.
+void Workload::check_holes(const Slot& slot) {
+  uint64_t at = slot.offset;
+  for (const block::Extent& extent : volume_.extents(slot.offset, slot.length, SIZE_MAX)) {
+    if (extent.length == 0 || extent.length > slot.offset + slot.length - at) {
+      return world_.violate(fmt::format("an extent of {} bytes at {}", extent.length, at));
+    }
+    if (extent.hole && slot.no_hole) world_.violate(fmt::format("a hole at {} after zero with no_hole", at));
+    if (extent.hole && slot.kind == block::OpKind::kRead) {
+      const auto bytes = slot.data.subspan(at - slot.offset, extent.length);
+      if (!std::all_of(bytes.begin(), bytes.end(), [](std::byte b) { return b == std::byte{0}; })) {
+        world_.violate(fmt::format("the hole at {}+{} does not read as zero", at, extent.length));
+      }
+    }
+    at += extent.length;
+  }
+  if (at != slot.offset + slot.length) world_.violate(fmt::format("extents end at {}, asked up to {}", at, slot.offset + slot.length));
+}
+
+void Workload::check_usage() {
+  const volume::Usage usage = volume_.usage();
+  uint64_t capacity = 0;
+  uint64_t used = 0;
+  for (const volume::SegmentInfo& segment : volume_.segments()) {
+    if (segment.used > segment.capacity) world_.violate(fmt::format("segment {} uses more than it has", segment.id.v));
+    capacity += segment.capacity;
+    used += segment.used;
+  }
+  uint64_t mapped = 0;
+  uint64_t covered = 0;
+  for (const block::Extent& extent : volume_.extents(0, usage.size, SIZE_MAX)) {
+    covered += extent.length;
+    if (!extent.hole) mapped += align_up(extent.length, world_.swarm.create.geometry.sub_block());
+  }
+  if (usage.size != world_.oracle.bytes() || covered != usage.size || usage.capacity != capacity || usage.used != used ||
+      usage.data > usage.used || mapped != usage.data) {
+    world_.violate(fmt::format("usage does not add up: size {} (extents cover {}), capacity {} (segments {}), used {} (segments {}), "
+                               "data {} (extents {})",
+                               usage.size, covered, usage.capacity, capacity, usage.used, used, usage.data, mapped));
+  }
+}
+
+std::string Workload::unfinished() const {
+  std::string out = fmt::format("{} control operations", controls_);
+  for (const auto& slot : slots_) {
+    if (!slot->busy) continue;
+    out += fmt::format(", {} {}+{} op {}", kKindNames[static_cast<size_t>(slot->kind)], slot->offset / kSector,
+                       slot->length / kSector, slot->op);
+  }
+  return out;
+}
+
+// ---- the shadow's life
+
+void Workload::control_began(const char* what) {
+  ++controls_;
+  ++world_.operations;
+  world_.say("start {}", what);
+}
+
+bool Workload::control_ended(const char* what, const Status& status) {
+  --controls_;
+  last_change_ = world_.scheduler.now();
+  world_.note(static_cast<uint64_t>(status ? Code::kOk : status.error().code) << 8 | static_cast<uint8_t>(what[0]));
+  world_.say("  done {}: {}{}", what, status ? "ok" : status.error().message, crashed_ ? " (after the crash)" : "");
+  if (crashed_) return false;
+  const bool excused = world_.any_failure() || (closing_ && !status && status.error().code == Code::kShutdown);
+  if (!status && !excused) world_.violate(fmt::format("{} failed without cause: {}", what, status.error().message));
+  return true;
+}
+
+void Workload::grant() {
+  Rng& rng = world_.rng;
+  Backing* shadow = nullptr;
+  // A repeat of what is done, and the second try after a crash, must succeed as well.
+  for (const auto& known : world_.shadows) {
+    if (!known->busy && (!known->attached || rng.below(8) == 0)) shadow = known.get();
+  }
+  if (shadow == nullptr) {
+    if (world_.shadows.size() >= world_.swarm.shadows_max) return;
+    auto fresh = std::make_unique<Backing>();
+    fresh->uuid = Uuid::random(rng);
+    const auto clusters = static_cast<uint32_t>(2 + rng.below(world_.swarm.shadow_clusters_max - 1));
+    fresh->disk = std::make_unique<Disk>(world_.scheduler, rng, backing_bytes(world_.swarm, clusters, false), world_.swarm.alignment);
+    shadow = fresh.get();
+    world_.shadows.push_back(std::move(fresh));
+  }
+  control_began("grant");
+  shadow->busy = true;
+  io::spawn(format_and_attach(volume_, *shadow, world_.swarm.create.geometry), [this, shadow](const Status& status) {
+    shadow->busy = false;
+    if (control_ended("grant", status) && status) shadow->attached = true;
+  });
+}
+
+Backing* Workload::pick_attached() {
+  std::vector<Backing*> attached;
+  for (const auto& shadow : world_.shadows) {
+    if (shadow->attached) attached.push_back(shadow.get());
+  }
+  return attached.empty() ? nullptr : attached[world_.rng.below(attached.size())];
+}
+
+void Workload::activate() {
+  Backing* shadow = pick_attached();
+  if (shadow == nullptr) return;
+  control_began("activate");
+  const Status status = volume_.activate_shadow(shadow->uuid);
+  // Too late is a reason: a shadow sealed or merged is not activated again.
+  const bool late = !status && status.error().code == Code::kFailedPrecondition;
+  (void)control_ended("activate", late ? Status{} : status);
+}
+
+void Workload::merge() {
+  Backing* shadow = pick_attached();
+  if (shadow == nullptr) return;
+  control_began("merge");
+  shadow->merge_asked = true;
+  io::spawn(volume_.merge_shadow(shadow->uuid), [this, shadow](const Status& status) {
+    if (control_ended("merge", status) && status) shadow->merged = true;
+  });
+}
+
+void Workload::checkpoint() {
+  control_began("checkpoint");
+  io::spawn(volume_.checkpoint(), [this](const Status& status) { (void)control_ended("checkpoint", status); });
+}
+
+void Workload::check() {
+  control_began("check");
+  io::spawn(volume_.check(), [this](const Result<extent::CheckReport>& report) {
+    if (!report) return void(control_ended("check", tl::unexpected(report.error())));
+    if (report->ok() || world_.rotten) return void(control_ended("check", {}));
+    (void)control_ended("check", fail(Code::kCorrupt, report->findings.front()));
+  });
+}
+
+// Long enough for the idle timers, sometimes for the wall.
+void Workload::pause() {
+  world_.scheduler.arm(pause_, world_.scheduler.now() + Nanos(1'000'000 + world_.rng.below(60'000'000)));
+}
+
+}  // namespace foreshadow::sim

@@ -1,0 +1,116 @@
+#pragma once
+// What outlives a crash: the disks, the reference, and what the client was promised.
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/uuid.h"
+#include "sim/disk.h"
+#include "sim/oracle.h"
+#include "sim/scheduler.h"
+#include "sim/swarm.h"
+
+namespace foreshadow::sim {
+
+// One backing, and how far its life is known to have come. What was acknowledged must survive; what was only asked for, may.
+struct Backing {
+  Uuid uuid;
+  std::unique_ptr<Disk> disk;
+  bool formatted = false;
+  bool attach_asked = false;
+  bool attached = false;  // acknowledged, or seen after recovery
+  bool merge_asked = false;
+  bool merged = false;  // acknowledged, or seen after recovery
+  bool in_service = false;  // attached when this life began
+  bool busy = false;    // the workload is doing something to it now
+};
+
+struct World {
+  World(uint64_t seed, bool with_faults, bool with_trace)
+      : rng(seed),
+        swarm(draw_swarm(rng, with_faults)),
+        scheduler(rng.next()),
+        oracle(swarm.create.size, swarm.create.geometry.sub_block(), static_cast<uint16_t>(seed)),
+        trace(with_trace) {}
+
+  SeededRng rng;
+  Swarm swarm;
+  Scheduler scheduler;
+  Oracle oracle;
+  bool trace;
+  Backing primary;
+  std::vector<std::unique_ptr<Backing>> shadows;
+
+  uint64_t crashes = 0;
+  uint64_t operations = 0;
+  uint64_t faults = 0;
+  uint64_t hash = 0x9e3779b97f4a7c15ull;
+  bool rotten = false;    // a bit of some metadata is flipped in this life
+  DiskCounts forgotten;   // failures of earlier lives
+  std::string violation;  // the first one; empty while all is well
+
+  bool ok() const { return violation.empty(); }
+  void violate(std::string what) {
+    if (trace) fmt::print(stderr, "VIOLATION {}\n", what);
+    if (violation.empty()) violation = std::move(what);
+  }
+  // Folds a value into the hash that two runs of one seed must agree on.
+  void note(uint64_t value) {
+    hash = (hash ^ value) * 0xbf58476d1ce4e5b9ull;
+    hash ^= hash >> 29;
+  }
+  template <typename... Args>
+  void say(fmt::format_string<Args...> format, Args&&... args) const {
+    if (!trace) return;
+    const std::string text = fmt::format(format, std::forward<Args>(args)...);
+    fmt::print(stderr, "{:>9} {:>6} {}\n", scheduler.now().time_since_epoch().count() / 1000, scheduler.steps(), text);
+  }
+
+  std::vector<Backing*> backings() {
+    std::vector<Backing*> out{&primary};
+    for (const auto& shadow : shadows) out.push_back(shadow.get());
+    return out;
+  }
+  DiskCounts all_failures() const {
+    DiskCounts out = primary.disk->counts();
+    for (const auto& shadow : shadows) {
+      const DiskCounts& one = shadow->disk->counts();
+      out.failed_reads += one.failed_reads;
+      out.failed_writes += one.failed_writes;
+      out.failed_syncs += one.failed_syncs;
+    }
+    return out;
+  }
+  // Injected failures since forget_failures().
+  DiskCounts failures() const {
+    DiskCounts out = all_failures();
+    out.failed_reads -= forgotten.failed_reads;
+    out.failed_writes -= forgotten.failed_writes;
+    out.failed_syncs -= forgotten.failed_syncs;
+    return out;
+  }
+  // Of disks that are part of the volume for certain, ever.
+  uint64_t failed_syncs_in_service() const {
+    uint64_t out = primary.disk->counts().failed_syncs;
+    for (const auto& shadow : shadows) out += shadow->in_service ? shadow->disk->counts().failed_syncs : 0;
+    return out;
+  }
+  bool any_failure() const {
+    const DiskCounts out = failures();
+    return out.failed_reads + out.failed_writes + out.failed_syncs > 0;
+  }
+  void forget_failures() { forgotten = all_failures(); }
+  void power_off() {
+    for (const Backing* backing : backings()) backing->disk->power_off();
+    oracle.crash();
+  }
+  void power_on() {
+    for (const Backing* backing : backings()) backing->disk->power_on();
+  }
+};
+
+}  // namespace foreshadow::sim

@@ -1,0 +1,217 @@
+#include "agent/intent_runner.h"
+
+#include <fmt/format.h>
+
+#include <limits>
+
+#include "base/log.h"
+#include "base/names.h"
+
+namespace foreshadow::agent {
+namespace {
+
+// An error of control's value, with the name of the field it was in.
+Result<Uuid> parse_uuid(const std::string& text, std::string_view field) {
+  auto uuid = Uuid::parse(text);
+  if (uuid && !uuid->is_nil()) return uuid;
+  return fail(Code::kInvalidArgument, fmt::format("{} {}: expected a UUID", field, foreshadow::quoted(text)));
+}
+
+Result<VolumeSpec> parse_spec(const v1::Intent::CreateVolume& action) {
+  VolumeSpec spec;
+  ASSIGN_OR_RETURN(spec.id, parse_uuid(action.volume_id(), "volume_id"));
+  spec.name = action.name();
+  spec.size = action.size();
+  spec.primary_size = action.primary_size();
+  spec.pool = action.pool();
+  spec.hold_timeout_ms = action.hold_timeout_ms();
+  switch (action.redirect()) {
+    case v1::REDIRECT_MODE_UNSPECIFIED:
+    case v1::REDIRECT_MODE_ALLOCATING: spec.redirect = extent::Redirect::kAllocating; break;
+    case v1::REDIRECT_MODE_ALL: spec.redirect = extent::Redirect::kAll; break;
+    default:
+      return fail(Code::kInvalidArgument, fmt::format("redirect {}: expected allocating or all",
+                                                      static_cast<int>(action.redirect())));
+  }
+  return spec;
+}
+
+}  // namespace
+
+IntentRunner::IntentRunner(Catalog& catalog, VolumeSet& volumes, Gate& structure, Answer answer)
+    : catalog_(catalog),
+      volumes_(volumes),
+      structure_(structure),
+      answer_(std::move(answer)),
+      executor_(catalog.loop()) {}
+
+IntentRunner::~IntentRunner() { ASSERT(running_.empty()); }
+
+v1::Ack IntentRunner::make_ack(const std::string& intent, const Status& status) {
+  v1::Ack ack;
+  ack.set_intent_id(intent);
+  if (status) return ack;
+  ack.set_code(row_of(status.error().code).grpc_status);
+  ack.set_message(status.error().message);
+  return ack;
+}
+
+void IntentRunner::take(v1::Intent intent) {
+  const std::string& id = intent.id();
+  if (const v1::Ack* known = answers_.find(id)) return answer_(*known);
+  if (running_.contains(id)) return;  // its answer is on the way
+  if (id.empty() || id.size() > limits::kIntentIdBytes) {
+    return answer_(make_ack(foreshadow::quoted(id), fail(Code::kInvalidArgument,
+                                             fmt::format("intent id {}: expected 1 to {} bytes", foreshadow::quoted(id),
+                                                         limits::kIntentIdBytes))));
+  }
+  if (finishing_) return answer_(make_ack(id, fail(Code::kShutdown, "the agent is stopping")));
+  if (running_.size() >= limits::kRunningIntents) {
+    return answer_(make_ack(id, fail(Code::kLimit, fmt::format("{} intents run already", running_.size()))));
+  }
+  running_.insert(id);
+  const MonoTime began = executor_.now();
+  io::spawn(run(std::move(intent)), [this, began](v1::Ack ack) { on_done(std::move(ack), began); });
+}
+
+void IntentRunner::on_done(v1::Ack ack, MonoTime began) {
+  const auto took = std::chrono::duration_cast<std::chrono::microseconds>(executor_.now() - began);
+  ack.set_elapsed_us(static_cast<uint64_t>(took.count()));
+  if (ack.code() != 0) log::warn("intent {} failed: {}", ack.intent_id(), ack.message());
+  running_.erase(ack.intent_id());
+  answers_.add(ack);
+  answer_(std::move(ack));
+  if (finishing_ && running_.empty()) idle_.set();
+}
+
+io::Task<Status> IntentRunner::finish() {
+  finishing_ = true;
+  if (!running_.empty()) co_await idle_;
+  co_return Status{};
+}
+
+io::Task<v1::Ack> IntentRunner::run(v1::Intent intent) {
+  v1::Ack ack;
+  Status status = fail(Code::kUnsupported, fmt::format("intent {}: this agent does not know its action", intent.id()));
+  bool changes_pools = true;
+  switch (intent.action_case()) {
+    case v1::Intent::kAddPool: status = co_await add_pool(intent.add_pool()); break;
+    case v1::Intent::kRemovePool: status = co_await remove_pool(intent.remove_pool()); break;
+    case v1::Intent::kCreateVolume: status = co_await create_volume(intent.create_volume(), &ack); break;
+    case v1::Intent::kDeleteVolume: status = co_await delete_volume(intent.delete_volume()); break;
+    case v1::Intent::kGrantShadow: status = co_await grant_shadow(intent.grant_shadow(), &ack); break;
+    case v1::Intent::kActivateShadow:
+      status = activate_shadow(intent.activate_shadow(), &ack);
+      changes_pools = false;
+      break;
+    case v1::Intent::kMergeShadow:
+      status = co_await merge_shadow(intent.merge_shadow(), &ack);
+      changes_pools = false;
+      break;
+    case v1::Intent::kCheckVolume:
+      status = co_await check_volume(intent.check_volume(), &ack);
+      changes_pools = false;
+      break;
+    case v1::Intent::ACTION_NOT_SET: break;
+  }
+  ack.MergeFrom(make_ack(intent.id(), status));
+  if (changes_pools) {
+    const Status asked = co_await catalog_.refresh_usage();
+    if (!asked) log::warn("{}", asked.error().message);
+    for (const v1::Pool& pool : catalog_.pools()) *ack.add_pools() = pool;
+  }
+  co_return ack;
+}
+
+Result<std::shared_ptr<VolumeHost>> IntentRunner::host(const std::string& volume_id) const {
+  ASSIGN_OR_RETURN(const Uuid id, parse_uuid(volume_id, "volume_id"));
+  std::shared_ptr<VolumeHost> found = volumes_.find(id);
+  if (found != nullptr) return found;
+  const BrokenVolume* broken = volumes_.find_broken(id);
+  if (broken != nullptr) {
+    return fail(Code::kFailedPrecondition,
+                fmt::format("volume {} is not served: {}", volume_id, broken->report.read_only_reason()));
+  }
+  return fail(Code::kNotFound, fmt::format("there is no volume {}", volume_id));
+}
+
+io::Task<Status> IntentRunner::add_pool(v1::Intent::AddPool action) {
+  const Gate::Turn turn = co_await structure_.enter();
+  PoolConfig config{action.name(), action.directory(), action.capacity()};
+  const Status added = co_await catalog_.add_pool(std::move(config));
+  if (!added) co_return added;
+  // A pool may come with volumes: after the loss of agent.json, say, or moved here from another host.
+  const Status opened = co_await volumes_.open_found();
+  co_return opened;
+}
+
+io::Task<Status> IntentRunner::remove_pool(v1::Intent::RemovePool action) {
+  const Gate::Turn turn = co_await structure_.enter();
+  const Status removed = co_await catalog_.remove_pool(action.name());
+  co_return removed;
+}
+
+io::Task<Status> IntentRunner::create_volume(v1::Intent::CreateVolume action, v1::Ack* ack) {
+  const Gate::Turn turn = co_await structure_.enter();
+  const auto spec = parse_spec(action);
+  if (!spec) co_return tl::unexpected(spec.error());
+  const auto created = co_await volumes_.create(*spec);
+  if (!created) co_return tl::unexpected(created.error());
+  *ack->mutable_volume() = (*created)->report();
+  co_return Status{};
+}
+
+io::Task<Status> IntentRunner::delete_volume(v1::Intent::DeleteVolume action) {
+  const Gate::Turn turn = co_await structure_.enter();
+  const auto id = parse_uuid(action.volume_id(), "volume_id");
+  if (!id) co_return tl::unexpected(id.error());
+  const Status removed = co_await volumes_.remove(*id);
+  co_return removed;
+}
+
+io::Task<Status> IntentRunner::check_volume(v1::Intent::CheckVolume action, v1::Ack* ack) {
+  const auto id = parse_uuid(action.volume_id(), "volume_id");
+  if (!id) co_return tl::unexpected(id.error());
+  if (const BrokenVolume* broken = volumes_.find_broken(*id)) {
+    *ack->mutable_volume() = broken->report;
+    ack->mutable_check()->add_findings(broken->report.read_only_reason());
+    co_return Status{};
+  }
+  const auto volume = host(action.volume_id());
+  if (!volume) co_return tl::unexpected(volume.error());
+  const auto report = co_await (*volume)->check();
+  *ack->mutable_volume() = (*volume)->report();
+  if (!report) co_return tl::unexpected(report.error());
+  *ack->mutable_check() = make_check_report(*report);
+  co_return Status{};
+}
+
+io::Task<Status> IntentRunner::grant_shadow(v1::Intent::GrantShadow action, v1::Ack* ack) {
+  const auto volume = host(action.volume_id());
+  if (!volume) co_return tl::unexpected(volume.error());
+  const auto segment = parse_uuid(action.segment_uuid(), "segment_uuid");
+  if (!segment) co_return tl::unexpected(segment.error());
+  const Status granted = co_await (*volume)->grant_shadow(*segment, action.pool(), action.size());
+  *ack->mutable_volume() = (*volume)->report();
+  co_return granted;
+}
+
+Status IntentRunner::activate_shadow(const v1::Intent::ActivateShadow& action, v1::Ack* ack) {
+  ASSIGN_OR_RETURN(const std::shared_ptr<VolumeHost> volume, host(action.volume_id()));
+  ASSIGN_OR_RETURN(const Uuid segment, parse_uuid(action.segment_uuid(), "segment_uuid"));
+  const Status activated = volume->activate_shadow(segment);
+  *ack->mutable_volume() = volume->report();
+  return activated;
+}
+
+io::Task<Status> IntentRunner::merge_shadow(v1::Intent::MergeShadow action, v1::Ack* ack) {
+  const auto volume = host(action.volume_id());
+  if (!volume) co_return tl::unexpected(volume.error());
+  const auto segment = parse_uuid(action.segment_uuid(), "segment_uuid");
+  if (!segment) co_return tl::unexpected(segment.error());
+  const Status merged = co_await (*volume)->merge_shadow(*segment);
+  *ack->mutable_volume() = (*volume)->report();
+  co_return merged;
+}
+
+}  // namespace foreshadow::agent

@@ -1,0 +1,57 @@
+#pragma once
+// Does what control decided.
+#include <functional>
+#include <set>
+#include <string>
+
+#include "agent/agent_limits.h"
+#include "agent/answers.h"
+#include "agent/await.h"
+#include "agent/catalog.h"
+#include "agent/volume_set.h"
+#include "base/error.h"
+#include "foreshadow/v1/agent.pb.h"
+
+namespace foreshadow::agent {
+
+// On the loop. Each intent gets exactly one answer; one that is repeated while it runs gets that one, and one that is repeated later
+// what it was answered before. After a restart the effect tells: what is there already is not done again. What blocks is
+// offloaded, so I/O goes on meanwhile. Intents for different volumes run side by side; what changes the set of pools or volumes
+// runs one at a time.
+class IntentRunner {
+ public:
+  using Answer = std::function<void(v1::Ack)>;
+  IntentRunner(Catalog& catalog, VolumeSet& volumes, Gate& structure, Answer answer);
+  ~IntentRunner();
+
+  void take(v1::Intent intent);
+  // Takes no more, and returns once nothing runs.
+  io::Task<Status> finish();
+
+ private:
+  io::Task<v1::Ack> run(v1::Intent intent);
+  void on_done(v1::Ack ack, MonoTime began);
+  static v1::Ack make_ack(const std::string& intent, const Status& status);
+
+  io::Task<Status> add_pool(v1::Intent::AddPool action);
+  io::Task<Status> remove_pool(v1::Intent::RemovePool action);
+  io::Task<Status> create_volume(v1::Intent::CreateVolume action, v1::Ack* ack);
+  io::Task<Status> delete_volume(v1::Intent::DeleteVolume action);
+  io::Task<Status> check_volume(v1::Intent::CheckVolume action, v1::Ack* ack);
+  io::Task<Status> grant_shadow(v1::Intent::GrantShadow action, v1::Ack* ack);
+  Status activate_shadow(const v1::Intent::ActivateShadow& action, v1::Ack* ack);
+  io::Task<Status> merge_shadow(v1::Intent::MergeShadow action, v1::Ack* ack);
+  Result<std::shared_ptr<VolumeHost>> host(const std::string& volume_id) const;
+
+  Catalog& catalog_;
+  VolumeSet& volumes_;
+  Gate& structure_;
+  Answer answer_;
+  io::Executor& executor_;
+  Answers answers_{limits::kAnswers};
+  std::set<std::string> running_;
+  bool finishing_ = false;
+  Signal idle_;
+};
+
+}  // namespace foreshadow::agent

@@ -1,0 +1,76 @@
+#include "agent/telemetry.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace foreshadow::agent {
+namespace {
+
+void add_histogram(const block::Log2Histogram& before, const block::Log2Histogram& now,
+                   google::protobuf::RepeatedField<uint64_t>* out) {
+  size_t used = now.buckets.size();
+  while (used > 0 && now.buckets[used - 1] == before.buckets[used - 1]) --used;
+  for (size_t i = 0; i < used; ++i) out->Add(now.buckets[i] - before.buckets[i]);
+}
+
+}  // namespace
+
+v1::VolumeMetrics make_metrics(const Uuid& volume, const volume::Usage& usage, const block::IoStats& before,
+                               const block::IoStats& now) {
+  v1::VolumeMetrics out;
+  out.set_volume_id(volume.str());
+  out.set_used(usage.used);
+  out.set_physical(usage.physical);
+  out.set_capacity(usage.capacity);
+  out.set_data(usage.data);
+  out.set_read_ops(now.read_ops - before.read_ops);
+  out.set_read_bytes(now.read_bytes - before.read_bytes);
+  out.set_write_ops(now.write_ops - before.write_ops);
+  out.set_write_bytes(now.write_bytes - before.write_bytes);
+  out.set_allocated_bytes(now.allocated_bytes - before.allocated_bytes);
+  out.set_freed_bytes(now.freed_bytes - before.freed_bytes);
+  out.set_trim_ops(now.trim_ops - before.trim_ops);
+  out.set_flushes(now.flushes - before.flushes);
+  out.set_holds(now.holds - before.holds);
+  out.set_failed_writes(now.failed_writes - before.failed_writes);
+  out.set_held_now(now.held_now);
+  out.set_hold_us_max(now.hold_us_max);
+  out.set_queue_depth_max(now.queue_depth_max);
+  const uint64_t moved = out.read_ops() + out.write_ops();
+  const uint64_t sequential = std::min(now.sequential_ops - before.sequential_ops, moved);
+  if (moved > 0) out.set_sequential_share(static_cast<double>(sequential) / static_cast<double>(moved));
+  add_histogram(before.block_size, now.block_size, out.mutable_block_size_histogram());
+  add_histogram(before.read_latency_us, now.read_latency_us, out.mutable_read_latency_us_histogram());
+  add_histogram(before.write_latency_us, now.write_latency_us, out.mutable_write_latency_us_histogram());
+  return out;
+}
+
+v1::Metrics Telemetry::take(const std::map<Uuid, std::shared_ptr<VolumeHost>>& hosts, uint64_t now_ms,
+                            MonoTime now) {
+  v1::Metrics out;
+  out.set_time_ms(now_ms);
+  const auto passed = taken_ ? std::chrono::duration_cast<std::chrono::milliseconds>(now - taken_at_).count() : 0;
+  out.set_interval_ms(
+      static_cast<uint32_t>(std::clamp<int64_t>(passed, 0, std::numeric_limits<uint32_t>::max())));
+  taken_at_ = now;
+  taken_ = true;
+  std::map<Uuid, block::IoStats> after;
+  for (const auto& [id, host] : hosts) {
+    const block::IoStats& stats = host->volume().stats();
+    *out.add_volumes() = make_metrics(id, host->volume().usage(), before_[id], stats);
+    after.emplace(id, stats);
+  }
+  before_ = std::move(after);  // and so forgets volumes that are gone
+  return out;
+}
+
+void Telemetry::on_hello(const std::map<Uuid, std::shared_ptr<VolumeHost>>& hosts) {
+  for (const auto& [id, host] : hosts) {
+    const block::IoStats& stats = host->volume().stats();
+    block::IoStats& before = before_[id];
+    before.holds = stats.holds;
+    before.failed_writes = stats.failed_writes;
+  }
+}
+
+}  // namespace foreshadow::agent

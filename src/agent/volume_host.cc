@@ -1,0 +1,163 @@
+#include "agent/volume_host.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/limits.h"
+#include "base/log.h"
+#include "base/names.h"
+#include "base/size.h"
+
+namespace foreshadow::agent {
+
+VolumeHost::VolumeHost(Catalog& catalog, Clock clock, EventSink& sink, std::unique_ptr<volume::Volume> volume,
+                       Whereabouts whereabouts)
+    : catalog_(catalog),
+      clock_(std::move(clock)),
+      sink_(sink),
+      volume_(std::move(volume)),
+      whereabouts_(std::move(whereabouts)),
+      shadows_(catalog.loop()),
+      checks_(catalog.loop()) {
+  volume_->set_listener(this);
+}
+
+VolumeHost::~VolumeHost() { volume_->set_listener(nullptr); }
+
+Status VolumeHost::not_closing() const {
+  if (!closing_) return {};
+  return fail(Code::kShutdown, fmt::format("volume {} is being closed", name()));
+}
+
+bool VolumeHost::has_segment(const Uuid& segment) const {
+  const std::vector<volume::SegmentInfo> segments = volume_->segments();
+  return std::any_of(segments.begin(), segments.end(), [&](const auto& info) { return info.uuid == segment; });
+}
+
+io::Task<Status> VolumeHost::grant_shadow(Uuid segment, std::string pool, uint64_t size) {
+  const Gate::Turn turn = co_await shadows_.enter();
+  const Status open = not_closing();
+  if (!open) co_return open;
+  if (has_segment(segment)) co_return Status{};
+  if (!volume_->read_only_reason().empty()) {
+    co_return fail(Code::kReadOnly, fmt::format("volume {} is read-only: {}", name(), volume_->read_only_reason()));
+  }
+  if (size < foreshadow::limits::kSegmentSizeMin || size > foreshadow::limits::kSegmentSizeMax) {
+    co_return fail(Code::kInvalidArgument,
+                   fmt::format("shadow of {} for volume {}: expected {} to {}", format_size(size), name(),
+                               format_size(foreshadow::limits::kSegmentSizeMin),
+                               format_size(foreshadow::limits::kSegmentSizeMax)));
+  }
+  const auto from = catalog_.pool(pool);
+  if (!from) co_return tl::unexpected(from.error());
+  const Backing backing{id(), segment, pool};
+  // What an earlier grant of the same segment left behind was never attached, or has_segment() would know.
+  Offload create(catalog_.loop(), [&]() -> Result<std::unique_ptr<io::File>> {
+    auto made = (*from)->create(backing.name(), size);
+    if (made || made.error().code != Code::kAlreadyExists) return made;
+    TRY((*from)->remove(backing.name()));
+    return (*from)->create(backing.name(), size);
+  });
+  auto file = co_await create;
+  if (!file) co_return tl::unexpected(file.error());
+
+  whereabouts_.pool_of[segment] = pool;
+  const Status attached = co_await attach(segment, std::move(*file));
+  if (attached) co_return attached;
+  // A failed write of metadata may have reached the disk all the same; then the volume is read-only, and the next
+  // start, which can see what is there, removes the backing if it is an orphan.
+  if (volume_->read_only_reason().empty() && !has_segment(segment)) {
+    whereabouts_.pool_of.erase(segment);
+    const Status removed = co_await catalog_.remove_backing(backing);
+    if (!removed) log::warn("backing {} is left in pool {}: {}", backing.name(), pool, removed.error().message);
+  }
+  co_return attached;
+}
+
+io::Task<Status> VolumeHost::attach(Uuid segment, std::unique_ptr<io::File> file) {
+  const Status formatted = co_await volume::Volume::format_shadow(*file, id(), segment, volume_->geometry());
+  if (!formatted) co_return formatted;
+  volume::SegmentFile opened{segment, std::move(file)};
+  const Status attached = co_await volume_->attach_shadow(std::move(opened));
+  co_return attached;
+}
+
+Status VolumeHost::activate_shadow(Uuid segment) {
+  TRY(not_closing());
+  // Noted before, because the volume tells of it later, from the loop.
+  activated_by_control_.insert(segment);
+  Status activated = volume_->activate_shadow(segment);
+  if (!activated) activated_by_control_.erase(segment);
+  return activated;
+}
+
+io::Task<Status> VolumeHost::merge_shadow(Uuid segment) {
+  const Gate::Turn turn = co_await shadows_.enter();
+  const Status open = not_closing();
+  if (!open) co_return open;
+  const Status merged = co_await volume_->merge_shadow(segment);
+  co_return merged;
+}
+
+io::Task<Result<extent::CheckReport>> VolumeHost::check() {
+  const Gate::Turn turn = co_await checks_.enter();
+  const Status open = not_closing();
+  if (!open) co_return tl::unexpected(open.error());
+  auto report = co_await volume_->check();
+  co_return report;
+}
+
+io::Task<Status> VolumeHost::close() {
+  closing_ = true;
+  const Gate::Turn shadows = co_await shadows_.enter();
+  const Gate::Turn checks = co_await checks_.enter();
+  const Status closed = co_await volume_->close();
+  co_return closed;
+}
+
+void VolumeHost::on_redirected(SegmentId to) {
+  Uuid segment;
+  for (const volume::SegmentInfo& info : volume_->segments()) {
+    if (info.id == to) segment = info.uuid;
+  }
+  const bool asked = activated_by_control_.erase(segment) > 0;
+  tell(v1::VolumeEvent::KIND_REDIRECTED, to.v,
+       fmt::format("new writes go to segment {}, {}", to.v,
+                   asked ? "as control asked" : "by the agent's own decision"));
+  tell_if_shadow_needed();
+}
+
+void VolumeHost::on_shadow_full(SegmentId segment) {
+  tell(v1::VolumeEvent::KIND_SHADOW_FULL, segment.v, fmt::format("segment {} takes no new writes any more", segment.v));
+  tell_if_shadow_needed();
+}
+
+void VolumeHost::on_hold_began() {
+  tell(v1::VolumeEvent::KIND_HOLD_BEGAN, 0, "at the wall: new writes wait for space");
+  tell_if_shadow_needed();
+}
+
+void VolumeHost::on_hold_ended() { tell(v1::VolumeEvent::KIND_HOLD_ENDED, 0, "no write waits for space any more"); }
+
+void VolumeHost::on_read_only(const std::string& reason) {
+  log::error("volume {} is read-only now: {}", name(), reason);
+  tell(v1::VolumeEvent::KIND_READ_ONLY, 0, reason);
+}
+
+void VolumeHost::tell(v1::VolumeEvent::Kind kind, uint32_t segment, std::string message) {
+  v1::VolumeEvent event;
+  event.set_time_ms(clock_());
+  event.set_kind(kind);
+  event.set_message(std::move(message));
+  event.set_segment_id(segment);
+  *event.mutable_volume() = report();
+  sink_.on_event(std::move(event));
+}
+
+void VolumeHost::tell_if_shadow_needed() {
+  if (volume_->has_warm_shadow() || closing_) return;
+  tell(v1::VolumeEvent::KIND_SHADOW_NEEDED, 0, "no warm shadow is left");
+}
+
+}  // namespace foreshadow::agent

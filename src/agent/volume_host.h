@@ -1,0 +1,73 @@
+#pragma once
+// One served volume: the Volume, what is told of it, and its shadows' way in.
+#include <memory>
+#include <set>
+#include <string>
+
+#include "agent/await.h"
+#include "agent/clock.h"
+#include "agent/volume_report.h"
+#include "base/error.h"
+#include "foreshadow/v1/agent.pb.h"
+#include "io/task.h"
+#include "volume/volume.h"
+
+namespace foreshadow::agent {
+
+// Told on the loop. Must not call back into the volume.
+class EventSink {
+ public:
+  virtual ~EventSink() = default;
+  virtual void on_event(v1::VolumeEvent event) = 0;
+};
+
+// On the loop. Owns the Volume; the NBD server serves it by reference, so drain the export before close(). Kept by shared_ptr: an
+// operation under way keeps its host, and finds closing() set once it has its turn.
+class VolumeHost final : private volume::Listener {
+ public:
+  VolumeHost(Catalog& catalog, Clock clock, EventSink& sink, std::unique_ptr<volume::Volume> volume,
+             Whereabouts whereabouts);
+  ~VolumeHost() override;
+
+  volume::Volume& volume() { return *volume_; }
+  const volume::Volume& volume() const { return *volume_; }
+  const Uuid& id() const { return volume_->id(); }
+  const std::string& name() const { return volume_->name(); }
+  v1::Volume report() const { return make_report(*volume_, whereabouts_); }
+
+  // Makes the backing, formats and attaches it. Repeating it for a segment that is attached already changes nothing. On
+  // failure the backing is gone again, unless the volume may know of it already.
+  io::Task<Status> grant_shadow(Uuid segment, std::string pool, uint64_t size);
+  Status activate_shadow(Uuid segment);
+  io::Task<Status> merge_shadow(Uuid segment);
+  io::Task<Result<extent::CheckReport>> check();
+
+  // Waits for the operations under way; then closes the volume. Further operations fail with kShutdown.
+  io::Task<Status> close();
+
+ private:
+  void on_redirected(SegmentId to) override;
+  void on_shadow_full(SegmentId segment) override;
+  void on_hold_began() override;
+  void on_hold_ended() override;
+  void on_read_only(const std::string& reason) override;
+  void tell(v1::VolumeEvent::Kind kind, uint32_t segment, std::string message);
+  void tell_if_shadow_needed();
+
+  bool has_segment(const Uuid& segment) const;
+  Status not_closing() const;
+  // The fallible middle of grant_shadow: everything after the backing exists.
+  io::Task<Status> attach(Uuid segment, std::unique_ptr<io::File> file);
+
+  Catalog& catalog_;
+  Clock clock_;
+  EventSink& sink_;
+  std::unique_ptr<volume::Volume> volume_;
+  Whereabouts whereabouts_;
+  Gate shadows_;  // grants and merges, one at a time; an activation never waits
+  Gate checks_;
+  std::set<Uuid> activated_by_control_;
+  bool closing_ = false;
+};
+
+}  // namespace foreshadow::agent

@@ -1,0 +1,152 @@
+#include "agent/volume_report.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "agent/agent_limits.h"
+#include "extent/recovery.h"
+#include "io/buffer.h"
+
+namespace foreshadow::agent {
+
+v1::SegmentRole to_api(extent::SegmentRole role) {
+  switch (role) {
+    case extent::SegmentRole::kPrimary: return v1::SEGMENT_ROLE_PRIMARY;
+    case extent::SegmentRole::kShadow: return v1::SEGMENT_ROLE_SHADOW;
+  }
+  return v1::SEGMENT_ROLE_UNSPECIFIED;
+}
+
+v1::SegmentState to_api(extent::SegmentState state) {
+  switch (state) {
+    case extent::SegmentState::kWarm: return v1::SEGMENT_STATE_WARM;
+    case extent::SegmentState::kActive: return v1::SEGMENT_STATE_ACTIVE;
+    case extent::SegmentState::kSealed: return v1::SEGMENT_STATE_SEALED;
+    case extent::SegmentState::kMerged: return v1::SEGMENT_STATE_MERGED;
+  }
+  return v1::SEGMENT_STATE_UNSPECIFIED;
+}
+
+v1::RedirectMode to_api(extent::Redirect redirect) {
+  return redirect == extent::Redirect::kAll ? v1::REDIRECT_MODE_ALL : v1::REDIRECT_MODE_ALLOCATING;
+}
+
+std::string nbd_unix_uri(std::string_view name, std::string_view socket) {
+  constexpr std::string_view kPlain = "/-._~";
+  std::string path;
+  for (const char c : socket) {
+    const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+    if (letter || kPlain.find(c) != std::string_view::npos) {
+      path += c;
+    } else {
+      path += fmt::format("%{:02X}", static_cast<unsigned char>(c));
+    }
+  }
+  return fmt::format("nbd+unix:///{}?socket={}", name, path);
+}
+
+v1::Volume make_report(const volume::Volume& volume, const Whereabouts& whereabouts) {
+  const volume::Usage usage = volume.usage();
+  const block::IoStats& stats = volume.stats();
+  v1::Volume out;
+  out.set_id(volume.id().str());
+  out.set_name(volume.name());
+  out.set_size(usage.size);
+  out.set_capacity(usage.capacity);
+  out.set_used(usage.used);
+  out.set_data(usage.data);
+  out.set_map_memory_bytes(usage.map_memory);
+  out.set_holds(stats.holds);
+  out.set_held_now(stats.held_now);
+  out.set_hold_us_max(stats.hold_us_max);
+  out.set_failed_writes(stats.failed_writes);
+  out.set_first_redirect_to_warm(stats.redirects_to_warm);
+  out.set_redirect(to_api(volume.redirect()));
+  out.set_read_only_reason(volume.read_only_reason());
+  out.set_agent_id(whereabouts.agent_id);
+  out.set_uri(whereabouts.uri);
+  for (const volume::SegmentInfo& info : volume.segments()) {
+    v1::Segment& segment = *out.add_segments();
+    segment.set_id(info.id.v);
+    segment.set_uuid(info.uuid.str());
+    const auto pool = whereabouts.pool_of.find(info.uuid);
+    if (pool != whereabouts.pool_of.end()) segment.set_pool(pool->second);
+    segment.set_role(to_api(info.role));
+    segment.set_state(to_api(info.state));
+    segment.set_capacity(info.capacity);
+    segment.set_used(info.used);
+    if (info.role == extent::SegmentRole::kPrimary) out.set_pool(segment.pool());
+  }
+  return out;
+}
+
+namespace {
+
+// Adds what label and superblock of a readable primary say.
+void describe(const extent::Label& label, const extent::Superblock& super, const std::vector<Backing>& backings,
+              v1::Volume* out) {
+  out->set_size(super.size);
+  out->set_redirect(to_api(super.redirect));
+  for (const extent::SegmentRow& row : super.segments) {
+    v1::Segment& segment = *out->add_segments();
+    segment.set_id(row.id.v);
+    segment.set_uuid(row.uuid.str());
+    segment.set_role(to_api(row.role));
+    segment.set_state(to_api(row.state));
+    segment.set_capacity(uint64_t{row.clusters} * label.geometry.cluster());
+    out->set_capacity(out->capacity() + segment.capacity());
+    const auto at = std::find_if(backings.begin(), backings.end(),
+                                 [&](const Backing& backing) { return backing.segment == row.uuid; });
+    if (at == backings.end()) continue;
+    segment.set_pool(at->pool);
+    if (row.role == extent::SegmentRole::kPrimary) out->set_pool(at->pool);
+  }
+}
+
+}  // namespace
+
+io::Task<v1::Volume> survey(Catalog& catalog, std::vector<Backing> backings, std::string name, std::string reason) {
+  v1::Volume out;
+  if (!backings.empty()) out.set_id(backings.front().volume.str());
+  out.set_name(name);
+  out.set_agent_id(catalog.agent_id());
+  out.set_read_only_reason(reason);
+  for (const Backing& backing : backings) {
+    const auto file = co_await catalog.open_backing(backing, io::Directory::Mode::kReadOnly);
+    if (!file) continue;
+    std::string blemish;
+    const auto label = co_await extent::read_label(**file, &blemish);
+    if (!label || label->role != extent::SegmentRole::kPrimary) continue;
+    out.set_name(label->name);
+    const io::Buffer copies(size_t{extent::kSuperCopies} * extent::kSuperBytes);
+    const uint64_t offset = extent::Layout::super_offset(0);
+    if ((*file)->size() < offset + copies.size()) break;
+    const int result = co_await io::read(**file, offset, copies.span());
+    if (result < 0) break;
+    uint64_t highest = 0;
+    const auto super = extent::choose_superblock(copies.span(), label->volume, &highest);
+    if (super) describe(*label, *super, backings, &out);
+    break;
+  }
+  co_return out;
+}
+
+v1::CheckReport make_check_report(const extent::CheckReport& check) {
+  v1::CheckReport out;
+  out.set_ok(check.ok());
+  out.set_clusters_mapped(check.clusters_mapped);
+  out.set_clusters_free(check.clusters_free);
+  out.set_journal_records(check.journal_records);
+  out.set_table_pages(check.table_pages);
+  for (const std::string& finding : check.findings) {
+    if (static_cast<size_t>(out.findings_size()) == limits::kCheckFindings) {
+      out.add_findings(fmt::format("and {} more", check.findings.size() - limits::kCheckFindings));
+      break;
+    }
+    out.add_findings(finding.substr(0, limits::kFindingBytes));
+  }
+  return out;
+}
+
+}  // namespace foreshadow::agent

@@ -1,0 +1,39 @@
+#pragma once
+// A volume in the words of the API.
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "agent/catalog.h"
+#include "base/uuid.h"
+#include "foreshadow/v1/agent.pb.h"
+#include "foreshadow/v1/types.pb.h"
+#include "io/task.h"
+#include "volume/volume.h"
+
+namespace foreshadow::agent {
+
+// Where a volume is reached and kept: what the volume itself does not know.
+struct Whereabouts {
+  std::string agent_id;
+  std::string uri;                   // empty while it is not served
+  std::map<Uuid, std::string> pool_of;  // by segment
+};
+
+v1::Volume make_report(const volume::Volume& volume, const Whereabouts& whereabouts);
+
+// What can still be told of a volume that could not be opened: from the label and superblock of its primary where they can be
+// read, else only its id and `name`. Reads; never writes. `reason` becomes read_only_reason.
+io::Task<v1::Volume> survey(Catalog& catalog, std::vector<Backing> backings, std::string name, std::string reason);
+
+v1::CheckReport make_check_report(const extent::CheckReport& check);
+
+v1::SegmentRole to_api(extent::SegmentRole role);
+v1::SegmentState to_api(extent::SegmentState state);
+v1::RedirectMode to_api(extent::Redirect redirect);
+
+// nbd+unix:///NAME?socket=PATH, the path percent-encoded.
+std::string nbd_unix_uri(std::string_view name, std::string_view socket);
+
+}  // namespace foreshadow::agent

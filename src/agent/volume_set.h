@@ -1,0 +1,86 @@
+#pragma once
+// Every volume the agent serves, and those it found and cannot serve.
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "agent/await.h"
+#include "agent/catalog.h"
+#include "agent/clock.h"
+#include "agent/volume_host.h"
+#include "base/names.h"
+#include "foreshadow/v1/agent.pb.h"
+#include "nbd/server.h"
+
+namespace foreshadow::agent {
+
+struct VolumeSpec {
+  Uuid id;
+  std::string name;
+  uint64_t size = 0;
+  uint64_t primary_size = 0;
+  std::string pool;
+  extent::Redirect redirect = extent::Redirect::kAllocating;
+  uint32_t hold_timeout_ms = 0;  // 0: the default
+};
+
+// A volume that was found and could not be opened. Its data is left as it is; the others are served on.
+struct BrokenVolume {
+  v1::Volume report;  // read_only_reason says why
+  std::vector<Backing> backings;
+};
+
+// On the loop. open_found, create and remove are for one caller at a time (the agent's structure gate). Exports each volume
+// under its name.
+class VolumeSet {
+ public:
+  VolumeSet(Catalog& catalog, nbd::Server& server, EventSink& sink, Clock clock, Rng& rng, std::string nbd_socket);
+
+  // Opens what the pools hold and is not open yet; finishes what a crash cut in two; removes backings that were never
+  // attached. A volume that cannot be opened is logged, told as an event and kept as broken; that is no error.
+  io::Task<Status> open_found();
+  // Succeeds with what is there if the volume exists already under the same name.
+  io::Task<Result<std::shared_ptr<VolumeHost>>> create(VolumeSpec spec);
+  // Takes the export away from its clients, closes the volume and removes its backings. Succeeds if there is none.
+  io::Task<Status> remove(Uuid id);
+  // Closes every volume: flushed and checkpointed. The first error, the rest are logged. The NBD server must be stopping.
+  io::Task<Status> close_all();
+
+  std::shared_ptr<VolumeHost> find(const Uuid& id) const;
+  const BrokenVolume* find_broken(const Uuid& id) const;
+  const std::map<Uuid, std::shared_ptr<VolumeHost>>& hosts() const { return hosts_; }
+  // All, the broken ones included if their name and size are known.
+  std::vector<v1::Volume> reports() const;
+
+ private:
+  io::Task<Status> open_group(Uuid id, std::vector<Backing> backings);
+  io::Task<Result<volume::Volume::Opened>> open_volume(Uuid id, std::vector<Backing> backings);
+  io::Task<Status> remove_backings(std::vector<Backing> backings);
+  io::Task<Status> remove_orphans(const volume::Volume& volume, std::vector<Uuid> orphans,
+                                  std::vector<Backing> backings);
+  io::Task<Status> mark_broken(Uuid id, std::vector<Backing> backings, Error error);
+  io::Task<Status> remove_rest(Uuid id, Uuid last);
+  // The steps of create() that leave something to take back.
+  io::Task<Result<std::shared_ptr<VolumeHost>>> make(VolumeSpec spec, Backing primary);
+  // Takes the volume on success only.
+  Result<std::shared_ptr<VolumeHost>> serve(std::unique_ptr<volume::Volume>& volume,
+                                            const std::vector<Backing>& backings);
+  io::Task<Status> note_phase(Uuid id, std::string name, state::VolumePhase phase);
+  bool all_pools_usable() const;
+  Status check_spec(const VolumeSpec& spec) const;
+  volume::RunOptions run_options(const Uuid& id) const;
+
+  Catalog& catalog_;
+  io::Loop& loop_;
+  nbd::Server& server_;
+  EventSink& sink_;
+  Clock clock_;
+  Rng& rng_;
+  std::string nbd_socket_;
+  std::map<Uuid, std::shared_ptr<VolumeHost>> hosts_;
+  std::map<Uuid, BrokenVolume> broken_;
+};
+
+}  // namespace foreshadow::agent

@@ -1,0 +1,82 @@
+#include "app/arguments.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <filesystem>
+#include <limits>
+#include <optional>
+
+#include "base/names.h"
+
+namespace foreshadow::app {
+namespace {
+
+template <typename T>
+std::optional<T> number(std::string_view text) {
+  T value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size()) return std::nullopt;
+  return value;
+}
+
+}  // namespace
+
+Result<uint32_t> parse_duration_ms(std::string_view text) {
+  constexpr std::array<std::pair<std::string_view, uint64_t>, 6> kUnits = {
+      {{"ms", 1}, {"s", 1000}, {"", 1000}, {"min", 60'000}, {"m", 60'000}, {"h", 3'600'000}}};
+  const size_t digits = std::min(text.find_first_not_of("0123456789"), text.size());
+  const auto value = number<uint32_t>(text.substr(0, digits));
+  for (const auto& [unit, scale] : kUnits) {
+    if (!value || text.substr(digits) != unit) continue;
+    if (*value <= std::numeric_limits<uint32_t>::max() / scale) return static_cast<uint32_t>(*value * scale);
+  }
+  return fail(Code::kInvalidArgument,
+              fmt::format("duration {}: expected a number with a unit, such as 500ms, 60s or 2min", foreshadow::quoted(text)));
+}
+
+Result<v1::RedirectMode> parse_redirect(std::string_view text) {
+  if (text == "allocating") return v1::REDIRECT_MODE_ALLOCATING;
+  if (text == "all") return v1::REDIRECT_MODE_ALL;
+  return fail(Code::kInvalidArgument, fmt::format("redirect {}: expected allocating or all", foreshadow::quoted(text)));
+}
+
+Result<agent::TcpAddress> parse_tcp(std::string_view text) {
+  const size_t colon = text.rfind(':');
+  if (colon != std::string_view::npos && colon > 0) {
+    std::string_view host = text.substr(0, colon);
+    if (host.size() > 2 && host.front() == '[' && host.back() == ']') host = host.substr(1, host.size() - 2);
+    const auto port = number<uint16_t>(text.substr(colon + 1));
+    if (port) return agent::TcpAddress{std::string(host), *port};
+  }
+  return fail(Code::kInvalidArgument,
+              fmt::format("address {}: expected HOST:PORT, such as 127.0.0.1:10809", foreshadow::quoted(text)));
+}
+
+Result<std::string> parse_control(std::string_view text) {
+  if (text.starts_with("unix:") && text.size() > 5) return "unix:" + absolute_path(text.substr(5));
+  if (text.starts_with('/') || text.starts_with('.')) return "unix:" + absolute_path(text);
+  const auto address = parse_tcp(text);
+  if (address && address->port != 0) return std::string(text);
+  return fail(Code::kInvalidArgument, fmt::format("control address {}: expected unix:PATH or HOST:PORT, such as "
+                                                  "unix:/run/foreshadow/control.sock or 127.0.0.1:7420",
+                                                  foreshadow::quoted(text)));
+}
+
+Result<double> parse_speed(std::string_view text) {
+  if (text == "max") return 0.0;
+  const auto value = number<double>(text);
+  if (value && std::isfinite(*value) && *value > 0) return *value;
+  return fail(Code::kInvalidArgument,
+              fmt::format("speed {}: expected max or a number above 0, such as 10", foreshadow::quoted(text)));
+}
+
+std::string absolute_path(std::string_view path) {
+  std::string out = std::filesystem::absolute(path).lexically_normal().string();
+  if (out.size() > 1 && out.back() == '/') out.pop_back();
+  return out;
+}
+
+}  // namespace foreshadow::app

@@ -1,0 +1,25 @@
+#pragma once
+// What people type, parsed. Every error is kInvalidArgument and names the text and what was expected.
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "agent/agent.h"
+#include "base/error.h"
+#include "foreshadow/v1/types.pb.h"
+
+namespace foreshadow::app {
+
+// "500ms", "60s", "2min", "1h"; a bare number is seconds.
+Result<uint32_t> parse_duration_ms(std::string_view text);
+Result<v1::RedirectMode> parse_redirect(std::string_view text);  // allocating, all
+// "127.0.0.1:10809", "[::1]:0". The host is judged where it is listened on.
+Result<agent::TcpAddress> parse_tcp(std::string_view text);
+// A gRPC target: "unix:/path" (a bare path too), "127.0.0.1:port".
+Result<std::string> parse_control(std::string_view text);
+// "max" is 0; otherwise how many times as fast as recorded.
+Result<double> parse_speed(std::string_view text);
+// Absolute and without dots.
+std::string absolute_path(std::string_view path);
+
+}  // namespace foreshadow::app

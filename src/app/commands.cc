@@ -1,0 +1,80 @@
+#include "app/commands.h"
+
+#include <fmt/format.h>
+
+#include <cstdio>
+
+#include "app/arguments.h"
+
+namespace foreshadow::app {
+namespace {
+
+constexpr int kUsageError = 2;
+
+void print_error(std::string_view message) {
+  fmt::print(stderr, "foreshadow: {}\n", message);
+}
+
+}  // namespace
+
+Result<std::string> Invocation::state_dir() const {
+  if (!state.empty()) return state;
+  return fail(Code::kInvalidArgument, "state directory: none was given; say --state DIR or set $FORESHADOW_STATE");
+}
+
+void Invocation::print(const Json& value, const std::string& text) const {
+  const std::string out = json ? value.pretty() + "\n" : text;
+  std::fwrite(out.data(), 1, out.size(), stdout);
+  std::fflush(stdout);
+}
+
+std::unique_ptr<CLI::App> make_parser(Invocation& invocation) {
+  auto app = std::make_unique<CLI::App>("A block volume that grows before it is full.", "foreshadow");
+  app->require_subcommand(1);
+  app->fallthrough();  // common options may stand behind the command; handed down to every command added below
+  app->add_option_function<std::string>(
+         "--state", [&invocation](const std::string& path) { invocation.state = absolute_path(path); },
+         "Directory of the server's state and sockets")
+      ->envname("FORESHADOW_STATE")
+      ->type_name("DIR");
+  app->add_option_function<std::string>(
+         "-o,--output", [&invocation](const std::string& format) { invocation.json = format == "json"; },
+         "How to print results")
+      ->check(CLI::IsMember({"table", "json"}))
+      ->type_name("table|json");
+  add_serve_commands(*app, invocation);
+  add_pool_commands(*app, invocation);
+  add_volume_commands(*app, invocation);
+  add_shadow_commands(*app, invocation);
+  add_record_commands(*app, invocation);
+  add_replay_command(*app, invocation);
+  CLI::App* version = app->add_subcommand("version", "Print the version");
+  version->callback([&invocation] {
+    invocation.run = [&invocation]() -> Status {
+      invocation.print(Json::object().set("version", FORESHADOW_VERSION), "foreshadow " FORESHADOW_VERSION "\n");
+      return {};
+    };
+  });
+  return app;
+}
+
+int run_program(int argc, const char* const* argv) {
+  Invocation invocation;
+  const std::unique_ptr<CLI::App> app = make_parser(invocation);
+  try {
+    app->parse(argc, argv);
+  } catch (const CLI::CallForHelp& help) {
+    return app->exit(help);
+  } catch (const CLI::CallForAllHelp& help) {
+    return app->exit(help);
+  } catch (const CLI::ParseError& error) {
+    print_error(fmt::format("{}; `foreshadow --help` and `foreshadow COMMAND --help` tell what is there", error.what()));
+    return kUsageError;
+  }
+  const Status done = invocation.run ? invocation.run() : Status{};
+  if (done) return invocation.exit_code;
+  print_error(done.error().message);
+  return 1;
+}
+
+}  // namespace foreshadow::app

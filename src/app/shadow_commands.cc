@@ -1,0 +1,112 @@
+// shadow list, grant, merge.
+#include <fmt/format.h>
+
+#include "app/client.h"
+#include "app/commands.h"
+#include "app/describe.h"
+#include "app/output.h"
+#include "base/size.h"
+
+namespace foreshadow::app {
+namespace {
+
+Status list(const Invocation& invocation, const std::string& volume) {
+  ASSIGN_OR_RETURN(const std::string state, invocation.state_dir());
+  ASSIGN_OR_RETURN(Client client, Client::connect(state));
+  v1::ListShadowsRequest request;
+  request.set_volume(volume);
+  ASSIGN_OR_RETURN(const v1::ListShadowsResponse shadows, client.call(&Client::Stub::ListShadows, request));
+  Table table({"VOLUME", ">SEGMENT", "STATE", "POOL", ">CAPACITY", ">USED", ">SHARE"});
+  Json json = Json::array();
+  for (const v1::ListShadowsResponse::Row& row : shadows.shadows()) {
+    const v1::Segment& segment = row.segment();
+    table.add({row.volume(), fmt::format("{}", segment.id()), word(segment.state()), printable(segment.pool()),
+               format_size(segment.capacity()), format_size(segment.used()),
+               format_share(segment.used(), segment.capacity())});
+    json.add(to_json(segment).set("volume", row.volume()));
+  }
+  invocation.print(json, table.str());
+  return {};
+}
+
+// The volume after the change, and in a table the shadows of it.
+void print_shadows(const Invocation& invocation, const v1::Volume& volume) {
+  Table table({">SEGMENT", "STATE", ">CAPACITY", ">USED"});
+  for (const v1::Segment& segment : volume.segments()) {
+    if (segment.role() != v1::SEGMENT_ROLE_SHADOW) continue;
+    table.add({fmt::format("{}", segment.id()), word(segment.state()), format_size(segment.capacity()),
+               format_size(segment.used())});
+  }
+  invocation.print(to_json(volume), table.str());
+}
+
+Status grant(const Invocation& invocation, const v1::GrantShadowRequest& request) {
+  ASSIGN_OR_RETURN(const std::string state, invocation.state_dir());
+  ASSIGN_OR_RETURN(Client client, Client::connect(state));
+  ASSIGN_OR_RETURN(const v1::Volume volume, client.call(&Client::Stub::GrantShadow, request));
+  print_shadows(invocation, volume);
+  return {};
+}
+
+Status merge(const Invocation& invocation, const v1::MergeShadowRequest& request) {
+  ASSIGN_OR_RETURN(const std::string state, invocation.state_dir());
+  ASSIGN_OR_RETURN(Client client, Client::connect(state));
+  ASSIGN_OR_RETURN(const v1::Volume volume, client.call(&Client::Stub::MergeShadow, request));
+  print_shadows(invocation, volume);
+  return {};
+}
+
+struct GrantArguments {
+  std::string volume;
+  std::string pool;
+  uint64_t size = 0;
+};
+struct MergeArguments {
+  std::string volume;
+  uint32_t segment = 0;
+};
+
+}  // namespace
+
+void add_shadow_commands(CLI::App& app, Invocation& invocation) {
+  CLI::App* shadow = app.add_subcommand("shadow", "Segments on their way into a volume");
+  shadow->require_subcommand(1);
+
+  const auto listed = std::make_shared<std::string>();
+  CLI::App* listing = shadow->add_subcommand("list", "List shadows, of one volume or of all");
+  listing->add_option("VOLUME", *listed, "Name of the volume");
+  listing->callback([&invocation, listed] { invocation.run = [&, listed] { return list(invocation, *listed); }; });
+
+  const auto granted = std::make_shared<GrantArguments>();
+  CLI::App* granting = shadow->add_subcommand("grant", "Grant a shadow by hand; returns when it is warm");
+  granting->add_option("VOLUME", granted->volume, "Name of the volume")->required();
+  add_parsed(*granting, "--size", &granted->size, parse_size, "Bytes taken from the pool; without it, what policy says")
+      ->type_name("SIZE");
+  granting->add_option("--pool", granted->pool, "Where it comes from; without it, the volume's own")
+      ->type_name("POOL");
+  granting->callback([&invocation, granted] {
+    invocation.run = [&, granted] {
+      v1::GrantShadowRequest request;
+      request.set_volume(granted->volume);
+      request.set_size(granted->size);
+      request.set_pool(granted->pool);
+      return grant(invocation, request);
+    };
+  });
+
+  const auto merged = std::make_shared<MergeArguments>();
+  CLI::App* merging = shadow->add_subcommand("merge", "Merge a shadow by hand; returns when it is merged");
+  merging->add_option("VOLUME", merged->volume, "Name of the volume")->required();
+  merging->add_option("--segment", merged->segment, "Number of the segment; without it, the oldest not merged")
+      ->type_name("N");
+  merging->callback([&invocation, merged] {
+    invocation.run = [&, merged] {
+      v1::MergeShadowRequest request;
+      request.set_volume(merged->volume);
+      request.set_segment_id(merged->segment);
+      return merge(invocation, request);
+    };
+  });
+}
+
+}  // namespace foreshadow::app

@@ -1,0 +1,140 @@
+// volume create, list, show, check, rm.
+#include <fmt/format.h>
+
+#include "app/arguments.h"
+#include "app/client.h"
+#include "app/commands.h"
+#include "app/describe.h"
+#include "app/offline_check.h"
+#include "app/output.h"
+#include "base/size.h"
+
+namespace foreshadow::app {
+namespace {
+
+struct CreateArguments {
+  std::string name;
+  std::string pool;
+  uint64_t size = 0;
+  uint64_t primary = 0;
+  v1::RedirectMode redirect = v1::REDIRECT_MODE_ALLOCATING;
+  uint32_t hold_timeout_ms = 0;
+};
+
+Status create(const Invocation& invocation, const CreateArguments& arguments) {
+  ASSIGN_OR_RETURN(const std::string state, invocation.state_dir());
+  ASSIGN_OR_RETURN(Client client, Client::connect(state));
+  v1::CreateVolumeRequest request;
+  request.set_name(arguments.name);
+  request.set_size(arguments.size);
+  request.set_primary_size(arguments.primary);
+  request.set_pool(arguments.pool);
+  request.set_redirect(arguments.redirect);
+  request.set_hold_timeout_ms(arguments.hold_timeout_ms);
+  ASSIGN_OR_RETURN(const v1::Volume volume, client.call(&Client::Stub::CreateVolume, request));
+  invocation.print(to_json(volume),
+                   fmt::format("volume {} is served at {}\nnext: nbdinfo '{}'\n", volume.name(),
+                               printable(volume.uri()), printable(volume.uri())));
+  return {};
+}
+
+Status list(const Invocation& invocation) {
+  ASSIGN_OR_RETURN(const std::string state, invocation.state_dir());
+  ASSIGN_OR_RETURN(Client client, Client::connect(state));
+  ASSIGN_OR_RETURN(const v1::ListVolumesResponse volumes,
+                   client.call(&Client::Stub::ListVolumes, v1::ListVolumesRequest()));
+  Table table({"NAME", ">SIZE", ">CAPACITY", ">USED", ">SHARE", ">SEGMENTS", ">HOLDS", "STATE"});
+  for (const v1::Volume& volume : volumes.volumes()) {
+    const bool served = !volume.uri().empty();
+    table.add({volume.name(), format_size(volume.size()), format_size(volume.capacity()), format_size(volume.used()),
+               format_share(volume.used(), volume.capacity()), fmt::format("{}", volume.segments_size()),
+               fmt::format("{}", volume.holds()),
+               !served                              ? "not served"
+               : volume.read_only_reason().empty() ? "served"
+                                                    : "read-only"});
+  }
+  invocation.print(to_json_array(volumes.volumes()), table.str());
+  return {};
+}
+
+v1::VolumeRequest request_for(const std::string& name) {
+  v1::VolumeRequest request;
+  request.set_name(name);
+  return request;
+}
+
+Status show(const Invocation& invocation, const std::string& name) {
+  ASSIGN_OR_RETURN(const std::string state, invocation.state_dir());
+  ASSIGN_OR_RETURN(Client client, Client::connect(state));
+  ASSIGN_OR_RETURN(const v1::VolumeDetail detail, client.call(&Client::Stub::GetVolume, request_for(name)));
+  invocation.print(to_json(detail), describe(detail));
+  return {};
+}
+
+Result<v1::CheckReport> ask_for_check(const std::string& state, const std::string& name) {
+  if (!answers(control_socket(state))) return check_offline(state, name);
+  ASSIGN_OR_RETURN(Client client, Client::connect(state));
+  return client.call(&Client::Stub::CheckVolume, request_for(name));
+}
+
+Status check(Invocation& invocation, const std::string& name) {
+  ASSIGN_OR_RETURN(const std::string state, invocation.state_dir());
+  ASSIGN_OR_RETURN(const v1::CheckReport report, ask_for_check(state, name));
+  invocation.print(to_json(report), describe(report, name));
+  invocation.exit_code = report.ok() ? 0 : 1;
+  return {};
+}
+
+Status remove(const Invocation& invocation, const std::string& name) {
+  ASSIGN_OR_RETURN(const std::string state, invocation.state_dir());
+  ASSIGN_OR_RETURN(Client client, Client::connect(state));
+  TRY(client.call(&Client::Stub::DeleteVolume, request_for(name)));
+  invocation.print(Json::object().set("removed", name), fmt::format("volume {} is removed\n", name));
+  return {};
+}
+
+void add_create(CLI::App& volume, Invocation& invocation) {
+  const auto arguments = std::make_shared<CreateArguments>();
+  CLI::App* command = volume.add_subcommand("create", "Create a volume and serve it");
+  command->add_option("NAME", arguments->name, "Name of the volume: [a-z0-9][a-z0-9-]{0,62}")->required();
+  add_parsed(*command, "--size", &arguments->size, parse_size, "What the client sees; far above its backing is usual")
+      ->required()
+      ->type_name("SIZE");
+  add_parsed(*command, "--primary", &arguments->primary, parse_size, "Bytes taken from the pool for a start")
+      ->required()
+      ->type_name("SIZE");
+  command->add_option("--pool", arguments->pool, "Pool of the primary and of shadows (default)")->type_name("POOL");
+  add_parsed(*command, "--redirect", &arguments->redirect, parse_redirect,
+             "Which new writes go to a shadow: first touches only, or overwrites too")
+      ->type_name("allocating|all");
+  add_parsed(*command, "--hold-timeout", &arguments->hold_timeout_ms, parse_duration_ms,
+             "How long a write waits at the wall before it fails (60s)")
+      ->type_name("DURATION");
+  command->callback(
+      [&invocation, arguments] { invocation.run = [&, arguments] { return create(invocation, *arguments); }; });
+}
+
+}  // namespace
+
+void add_volume_commands(CLI::App& app, Invocation& invocation) {
+  CLI::App* volume = app.add_subcommand("volume", "Create, look at, check and remove volumes");
+  volume->require_subcommand(1);
+  add_create(*volume, invocation);
+  CLI::App* listing = volume->add_subcommand("list", "List volumes");
+  listing->callback([&invocation] { invocation.run = [&] { return list(invocation); }; });
+
+  // The commands that take one name and nothing else.
+  const auto add_named = [&](const std::string& name, const std::string& description, auto action) {
+    const auto target = std::make_shared<std::string>();
+    CLI::App* command = volume->add_subcommand(name, description);
+    command->add_option("NAME", *target, "Name of the volume")->required();
+    command->callback([&invocation, target, action] {
+      invocation.run = [&invocation, target, action] { return action(invocation, *target); };
+    });
+  };
+  add_named("show", "Show a volume, its segments and its forecast", show);
+  add_named("check", "Prove or refute every invariant on disk; works without a server too", check);
+  add_named("rm", "Remove a volume and its data", remove);
+}
+
+}  // namespace foreshadow::app

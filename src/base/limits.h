@@ -1,0 +1,40 @@
+#pragma once
+// Every bound of the product, in one place (promise G8). Each has a test at the limit and one past it.
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+
+namespace foreshadow::limits {
+
+// Names and sizes.
+inline constexpr size_t kNameLength = 63;                // [a-z0-9][a-z0-9-]{0,62}
+inline constexpr uint64_t kVolumeSizeMin = 1ull << 20;   // 1 MiB
+inline constexpr uint64_t kVolumeSizeMax = 1ull << 47;   // 128 TiB: 2^31 clusters of 64 KiB
+inline constexpr uint64_t kSegmentSizeMin = 8ull << 20;  // 8 MiB, header and table included
+inline constexpr uint64_t kSegmentSizeMax = 1ull << 44;  // 16 TiB
+inline constexpr size_t kSegments = 64;                  // rows of a volume's segment table
+inline constexpr size_t kVolumes = 1024;                 // served by one agent
+inline constexpr size_t kPools = 64;
+
+// NBD. The request size is what clients of the protocol may assume; the rest bounds a hostile peer.
+inline constexpr uint32_t kNbdRequestBytes = 32u << 20;     // payload of one READ or WRITE
+inline constexpr uint32_t kNbdOptions = 32;                 // options in one handshake
+inline constexpr uint32_t kNbdOptionBytes = 8192;           // one option's payload
+inline constexpr uint32_t kNbdMetaQueries = 64;             // queries in one SET_META_CONTEXT
+inline constexpr uint32_t kNbdInFlightRequests = 256;       // per connection
+inline constexpr uint64_t kNbdInFlightBytes = 64ull << 20;  // per connection
+inline constexpr uint32_t kNbdConnections = 128;            // per server
+inline constexpr uint32_t kNbdExtents = 1u << 16;           // descriptors in one BLOCK_STATUS reply
+inline constexpr std::chrono::seconds kNbdHandshakeTime{10};
+
+// Journal and engine.
+inline constexpr size_t kBatchRecords = 16384;   // map records in one commit batch
+inline constexpr size_t kRequestClusters = 513;  // clusters one engine step may touch (32 MiB + 1)
+inline constexpr size_t kHeldRequests = 4096;    // waiting at the wall, per volume
+
+// Control plane.
+inline constexpr size_t kRpcMessageBytes = 4u << 20;
+inline constexpr size_t kEventsPerPage = 500;
+inline constexpr size_t kHistorySamplesPerVolume = 100'000;
+
+}  // namespace foreshadow::limits

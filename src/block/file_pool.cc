@@ -1,0 +1,70 @@
+#include "block/file_pool.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/size.h"
+
+namespace foreshadow::block {
+namespace {
+
+constexpr std::string_view kSuffix = ".seg";
+
+std::string file_name(const std::string& backing) {
+  return backing + std::string(kSuffix);
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Pool>> FilePool::open(Name name, std::unique_ptr<io::Directory> directory,
+                                             uint64_t capacity) {
+  std::unique_ptr<FilePool> pool(new FilePool(std::move(name), std::move(directory), capacity));
+  TRY(pool->usage());  // refuse a directory that cannot be read now, not at the first grant
+  return pool;
+}
+
+Result<std::unique_ptr<io::File>> FilePool::create(const std::string& backing, uint64_t size) {
+  ASSIGN_OR_RETURN(const PoolUsage now, usage());
+  if (size > now.capacity - std::min(now.used, now.capacity)) {
+    return fail(Code::kNoSpace,
+                fmt::format("pool {} has {} free of {}: no room for a segment of {}", name_.str(),
+                            format_size(now.capacity - std::min(now.used, now.capacity)),
+                            format_size(now.capacity), format_size(size)));
+  }
+  return directory_->create(file_name(backing), size);
+}
+
+Result<std::unique_ptr<io::File>> FilePool::open(const std::string& backing, io::Directory::Mode mode) {
+  return directory_->open(file_name(backing), mode);
+}
+
+Status FilePool::remove(const std::string& backing) {
+  return directory_->remove(file_name(backing));
+}
+
+Result<std::vector<std::string>> FilePool::list() {
+  ASSIGN_OR_RETURN(std::vector<std::string> names, directory_->list());
+  std::vector<std::string> out;
+  for (std::string& name : names) {
+    if (!name.ends_with(kSuffix)) continue;
+    name.resize(name.size() - kSuffix.size());
+    out.push_back(std::move(name));
+  }
+  std::sort(out.begin(), out.end());
+  return out;
+}
+
+Result<PoolUsage> FilePool::usage() {
+  ASSIGN_OR_RETURN(const std::vector<std::string> names, list());
+  PoolUsage out;
+  for (const std::string& backing : names) {
+    ASSIGN_OR_RETURN(const uint64_t size, directory_->size_of(file_name(backing)));
+    out.used += size;
+  }
+  ASSIGN_OR_RETURN(const uint64_t free, directory_->free_bytes());
+  out.capacity = capacity_ == 0 ? out.used + free : std::min(capacity_, out.used + free);
+  return out;
+}
+
+}  // namespace foreshadow::block

@@ -1,0 +1,29 @@
+#pragma once
+// The control plane's own bounds (promise G8), beside those of base/limits.h that it shares with the other
+// rooms.
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+
+namespace foreshadow::control::limits {
+
+inline constexpr size_t kAgentSessions = 64;    // agents connected at once
+inline constexpr size_t kEventFollowers = 64;   // WatchEvents streams that follow
+inline constexpr size_t kWaitingRequests = 64;  // requests that wait for an agent's answer
+inline constexpr int kRpcThreads = 256;  // above the three together, so that a short call finds a thread
+inline constexpr size_t kSessionQueue = 8192;       // messages on their way to one agent
+inline constexpr size_t kUnfinishedIntents = 4096;  // recorded and not yet answered, all agents
+inline constexpr size_t kFinishedIntents = 10'000;  // kept in the store for the record and for lead times
+inline constexpr size_t kEvents = 100'000;          // kept in the store
+inline constexpr size_t kDecisionsPerVolume = 100;  // kept in the store
+inline constexpr size_t kForecastReplay = 20'000;   // history samples that a forecaster reads again at start
+inline constexpr size_t kLeadTimes = 100;           // measured lead times a p99 is taken over
+inline constexpr size_t kGrantsInFlight = 4;        // per volume
+inline constexpr size_t kIdLength = 128;            // an agent's id, host or version
+inline constexpr size_t kDirectoryLength = 4095;    // a pool's directory
+inline constexpr uint32_t kHoldTimeoutMaxMs = 600'000;
+inline constexpr uint32_t kHoldTimeoutDefaultMs = 60'000;
+inline constexpr std::chrono::seconds kAckTimeout{30};
+inline constexpr std::chrono::seconds kShutdownTime{2};
+
+}  // namespace foreshadow::control::limits

@@ -1,0 +1,40 @@
+#pragma once
+// What people ask for, judged before an agent hears of it.
+#include <cstdint>
+#include <string>
+
+#include "base/error.h"
+#include "control/reconciler.h"
+#include "foreshadow/v1/control.pb.h"
+
+namespace foreshadow::control {
+
+// Each call validates, records an intent and sends it; `done` gets the agent's answer, once, with the core's
+// mutex held. An error names the value and what was expected, and means that nothing was begun. Called with
+// the core's mutex held.
+class Requests {
+ public:
+  using Done = Reconciler::Done;
+  explicit Requests(Reconciler& reconciler) : reconciler_(reconciler) {}
+
+  Status add_pool(const v1::AddPoolRequest& request, Done done);
+  Status create_volume(const v1::CreateVolumeRequest& request, Done done);
+  Status delete_volume(const std::string& name, Done done);
+  Status check_volume(const std::string& name, Done done);
+  Status grant_shadow(const v1::GrantShadowRequest& request, Done done);
+  // A segment that is merged already is answered at once.
+  Status merge_shadow(const v1::MergeShadowRequest& request, Done done);
+
+  // kInvalidArgument for what cannot be a name, kNotFound for a volume that is not there.
+  Result<VolumeModel*> volume(const std::string& name) const;
+
+ private:
+  Result<std::string> agent_for(const std::string& asked) const;
+  // The pool of this name with the most room, at a connected agent.
+  Result<const v1::Pool*> pool_for(const std::string& name) const;
+  uint64_t policy_size(const VolumeModel& model, const std::string& pool_name) const;
+
+  Reconciler& reconciler_;
+};
+
+}  // namespace foreshadow::control

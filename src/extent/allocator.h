@@ -1,0 +1,39 @@
+#pragma once
+// Which physical clusters of one segment are free. Derived from the map when a volume opens, so a crash can
+// neither leak a cluster nor free one wrongly.
+#include <cstdint>
+#include <vector>
+
+#include "base/types.h"
+
+namespace foreshadow::extent {
+
+class Allocator {
+ public:
+  Allocator(Pcn base, uint32_t clusters);
+  Pcn base() const { return base_; }
+  uint32_t clusters() const { return clusters_; }
+  uint32_t free() const { return free_; }
+  // Up to `want` consecutive free clusters, next-fit, so that what is written together lies together. count 0
+  // if none is free.
+  struct Run {
+    Pcn first;
+    uint32_t count = 0;
+  };
+  Run allocate(uint32_t want);
+  void release(Pcn pcn);  // asserted: it is taken
+  bool take(Pcn pcn);     // while rebuilding: false if it is taken already or not of this segment
+  bool is_taken(Pcn pcn) const;
+
+ private:
+  bool bit(uint32_t index) const { return (words_[index / 64] >> (index % 64) & 1) != 0; }
+  uint32_t find_free(uint32_t from) const;  // clusters_ if none
+
+  Pcn base_;
+  uint32_t clusters_;
+  uint32_t free_;
+  uint32_t cursor_ = 0;
+  std::vector<uint64_t> words_;  // a set bit is a taken cluster
+};
+
+}  // namespace foreshadow::extent

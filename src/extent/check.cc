@@ -1,0 +1,29 @@
+#include "extent/recovery.h"
+
+namespace foreshadow::extent {
+
+io::Task<CheckReport> check_segments(std::vector<io::File*> files) {
+  CheckReport report;
+  auto recovered = co_await recover(std::move(files));
+  if (!recovered) {
+    report.findings.push_back(recovered.error().message);
+    co_return report;
+  }
+  const Recovered& volume = **recovered;
+  report.findings = volume.blemishes;
+  report.journal_records = volume.journal_records;
+  report.table_pages = volume.table_pages;
+  report.clusters_mapped = volume.map.mapped_clusters();
+  uint64_t taken = 0;
+  for (const RecoveredSegment& segment : volume.segments) {
+    report.clusters_free += segment.allocator.free();
+    taken += segment.row.clusters - segment.allocator.free();
+  }
+  // recover() has proven that each taken cluster has one owner; here that none is taken for nothing.
+  if (taken != volume.map.mapped_clusters() + volume.map.multi_nodes()) {
+    report.findings.push_back("the number of clusters taken is not the number of clusters owned");
+  }
+  co_return report;
+}
+
+}  // namespace foreshadow::extent

@@ -1,0 +1,48 @@
+#include "extent/geometry.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/size.h"
+
+namespace foreshadow::extent {
+
+Result<Layout> make_layout(uint64_t bytes, Geometry geometry, uint32_t journal_blocks) {
+  Layout out;
+  uint64_t head = uint64_t{kLabelCopies} * kMetaBlock;
+  if (journal_blocks > 0) {
+    head += uint64_t{kSuperCopies} * kSuperBytes;
+    out.journal_offset = head;
+    out.journal_blocks = journal_blocks;
+    head += uint64_t{journal_blocks} * kMetaBlock;
+  }
+  out.table_offset = head;
+  const uint64_t cluster = geometry.cluster();
+  const uint64_t unit = std::max<uint64_t>(cluster, kMetaBlock);
+  uint64_t clusters = bytes > head ? (bytes - head) / cluster : 0;
+  clusters = std::min<uint64_t>(clusters, kPcnEnd - kGranuleClusters);
+  for (; clusters > 0; --clusters) {
+    const uint64_t pages = div_up(clusters, kTableEntries);
+    const uint64_t data = align_up(head + pages * kTableSlots * kMetaBlock, unit);
+    if (data + clusters * cluster > bytes) {
+      // Step down by what is missing, not one by one.
+      const uint64_t excess = div_up(data + clusters * cluster - bytes, cluster);
+      clusters -= std::min(clusters - 1, excess - 1);
+      continue;
+    }
+    out.table_pages = static_cast<uint32_t>(pages);
+    out.data_offset = data;
+    out.clusters = static_cast<uint32_t>(clusters);
+    return out;
+  }
+  return fail(Code::kInvalidArgument,
+              fmt::format("a segment of {} is too small: its metadata alone takes {}", format_size(bytes),
+                          format_size(head + kTableSlots * kMetaBlock)));
+}
+
+uint32_t default_journal_blocks(uint64_t bytes) {
+  return static_cast<uint32_t>(std::clamp<uint64_t>(bytes / 64, kMiB, 64 * kMiB) / kMetaBlock);
+}
+
+}  // namespace foreshadow::extent

@@ -1,0 +1,59 @@
+#pragma once
+// The fixed proportions of the format, and where things lie in a segment. docs/format.md draws the same
+// picture.
+#include <cstdint>
+
+#include "base/error.h"
+#include "base/types.h"
+
+namespace foreshadow::extent {
+
+inline constexpr uint32_t kMetaBlock = 4096;  // unit of every metadata structure
+inline constexpr uint32_t kSubBlocks = 16;    // per cluster: one bit each in a mask
+inline constexpr uint16_t kFullMask = 0xffff;
+inline constexpr uint32_t kLabelCopies = 2;
+inline constexpr uint32_t kSuperCopies = 4;
+inline constexpr uint32_t kSuperBytes = 2 * kMetaBlock;
+inline constexpr uint32_t kTableEntries = 252;  // per table page
+inline constexpr uint32_t kTableSlots = 2;      // places of one page; checkpoints alternate
+// Every segment's range of physical cluster numbers starts at a multiple of this, so that a table of granules
+// finds the owner of a cluster with one load. Granule 0 is never used: physical cluster 0 means "none".
+inline constexpr uint32_t kGranuleClusters = 1u << 14;
+inline constexpr uint32_t kPcnEnd = 0xf0000000u;  // from here on a map entry is something else than a cluster
+
+// Chosen when the volume is created; 4 KiB sub-blocks and so 64 KiB clusters, smaller only in simulations.
+struct Geometry {
+  uint8_t sub_block_bits = 12;  // 9..12
+  uint32_t sub_block() const { return 1u << sub_block_bits; }
+  uint32_t cluster() const { return kSubBlocks << sub_block_bits; }
+  uint32_t cluster_bits() const { return sub_block_bits + 4u; }
+  bool operator==(const Geometry&) const = default;
+};
+
+// Byte offsets of the areas of one segment.
+struct Layout {
+  uint64_t journal_offset = 0;  // 0 in a shadow
+  uint32_t journal_blocks = 0;
+  uint64_t table_offset = 0;
+  uint32_t table_pages = 0;  // each has kTableSlots places
+  uint64_t data_offset = 0;
+  uint32_t clusters = 0;
+
+  static uint64_t label_offset(uint32_t copy) { return uint64_t{copy} * kMetaBlock; }
+  static uint64_t super_offset(uint32_t copy) {
+    return uint64_t{kLabelCopies} * kMetaBlock + uint64_t{copy} * kSuperBytes;
+  }
+  uint64_t page_offset(uint32_t page, uint32_t slot) const {
+    return table_offset + (uint64_t{page} * kTableSlots + slot) * kMetaBlock;
+  }
+  uint64_t block_offset(uint64_t seq) const { return journal_offset + seq % journal_blocks * kMetaBlock; }
+  bool operator==(const Layout&) const = default;
+};
+
+// The layout of a backing of `bytes`. `journal_blocks` is 0 for a shadow. kInvalidArgument if it would hold
+// no cluster.
+Result<Layout> make_layout(uint64_t bytes, Geometry geometry, uint32_t journal_blocks);
+// The journal a primary of `bytes` gets by default: 1/64 of it, 1 MiB to 64 MiB.
+uint32_t default_journal_blocks(uint64_t bytes);
+
+}  // namespace foreshadow::extent

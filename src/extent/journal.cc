@@ -1,0 +1,185 @@
+#include "extent/journal.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/codec.h"
+#include "extent/sealed_block.h"
+
+namespace foreshadow::extent {
+namespace {
+constexpr std::string_view kMagic = "FSHJ";
+constexpr size_t kCrcAt = 4;
+constexpr size_t kHeaderBytes = 64;
+static_assert(kHeaderBytes + kRecordsPerBlock * kRecordBytes == kMetaBlock);
+
+enum class RecordType : uint8_t { kMap = 1, kUnmap = 2, kSegment = 3 };
+
+struct RecordEncoder {
+  DiskWriter& out;
+  void operator()(const MapRecord& r) const {
+    out.u32(static_cast<uint32_t>(RecordType::kMap));
+    out.u32(r.lcn.v);
+    out.u32(r.a.v);
+    out.u32(r.b.v);
+    out.u16(r.mask_a);
+    out.u16(r.mask_b);
+    out.zeros(12);
+  }
+  void operator()(const UnmapRecord& r) const {
+    out.u32(static_cast<uint32_t>(RecordType::kUnmap));
+    out.u32(r.lcn.v);
+    out.u32(r.count);
+    out.zeros(20);
+  }
+  void operator()(const SegmentRow& r) const {
+    out.u8(static_cast<uint8_t>(RecordType::kSegment));
+    out.u8(static_cast<uint8_t>(r.role));
+    out.u8(static_cast<uint8_t>(r.state));
+    out.u8(0);
+    out.u32(r.id.v);
+    out.u32(r.pcn_base.v);
+    out.u32(r.clusters);
+    out.bytes(r.uuid.bytes);
+  }
+};
+
+Result<Record> decode_map(DiskReader& in) {
+  MapRecord r;
+  in.skip(4);
+  r.lcn = Lcn(in.u32());
+  r.a = Pcn(in.u32());
+  r.b = Pcn(in.u32());
+  r.mask_a = in.u16();
+  r.mask_b = in.u16();
+  // A mapped cluster has an owner for every bit, each bit one owner, and no owner without a bit.
+  const bool good = (r.a.v != 0) == (r.mask_a != 0) && (r.b.v != 0) == (r.mask_b != 0) && r.a.v != 0 &&
+                    (r.mask_a & r.mask_b) == 0 && r.a.v < kPcnEnd && r.b.v < kPcnEnd;
+  if (!good)
+    return fail(Code::kCorrupt, fmt::format("map record of cluster {}: owners {}:{:04x} {}:{:04x}", r.lcn.v,
+                                            r.a.v, r.mask_a, r.b.v, r.mask_b));
+  return r;
+}
+
+Result<Record> decode_segment(DiskReader& in) {
+  SegmentRow r;
+  in.skip(1);
+  const uint8_t role = in.u8();
+  const uint8_t state = in.u8();
+  in.skip(1);
+  r.id = SegmentId(in.u32());
+  r.pcn_base = Pcn(in.u32());
+  r.clusters = in.u32();
+  const auto raw = in.bytes(16);
+  std::copy(raw.begin(), raw.end(), r.uuid.bytes.begin());
+  const bool good = (role == 1 || role == 2) && valid_state(state) && r.pcn_base.v != 0 &&
+                    r.pcn_base.v % kGranuleClusters == 0 && r.pcn_base.v < kPcnEnd &&
+                    r.clusters <= kPcnEnd - r.pcn_base.v;
+  if (!good)
+    return fail(Code::kCorrupt, fmt::format("segment record {}: role {}, state {}, clusters {}+{}", r.id.v,
+                                            role, state, r.pcn_base.v, r.clusters));
+  r.role = static_cast<SegmentRole>(role);
+  r.state = static_cast<SegmentState>(state);
+  return r;
+}
+
+}  // namespace
+
+void encode_record(const Record& record, std::span<std::byte> out) {
+  ASSERT(out.size() == kRecordBytes);
+  DiskWriter writer(out);
+  std::visit(RecordEncoder{writer}, record);
+}
+
+Result<Record> decode_record(std::span<const std::byte> bytes) {
+  ASSERT(bytes.size() == kRecordBytes);
+  DiskReader in(bytes);
+  const auto type = static_cast<RecordType>(DiskReader(bytes).u8());
+  if (type == RecordType::kMap) return decode_map(in);
+  if (type == RecordType::kSegment) return decode_segment(in);
+  if (type != RecordType::kUnmap) {
+    return fail(Code::kCorrupt, fmt::format("journal record of unknown type {}", static_cast<int>(type)));
+  }
+  in.skip(4);
+  UnmapRecord r;
+  r.lcn = Lcn(in.u32());
+  r.count = in.u32();
+  if (r.count == 0 || r.count > UINT32_MAX - r.lcn.v) {
+    return fail(Code::kCorrupt, fmt::format("unmap record of {} clusters from {}", r.count, r.lcn.v));
+  }
+  return r;
+}
+
+uint32_t encode_block(const Uuid& volume, const BlockHeader& header, std::span<const std::byte> records,
+                      std::span<std::byte> block) {
+  ASSERT(block.size() == kMetaBlock && records.size() == size_t{header.count} * kRecordBytes);
+  ASSERT(header.count <= kRecordsPerBlock && header.durable < header.seq);
+  DiskWriter out(block);
+  out.text(kMagic);
+  out.u32(0);
+  out.bytes(volume.bytes);
+  out.u64(header.epoch.v);
+  out.u64(header.seq.v);
+  out.u64(header.durable.v);
+  out.u32(header.prev_crc);
+  out.u16(header.count);
+  out.zeros(kHeaderBytes - out.used());
+  out.bytes(records);
+  out.zeros(block.size() - out.used());
+  return seal_block(block, kCrcAt);
+}
+
+std::optional<DecodedBlock> decode_block(std::span<const std::byte> block, const Uuid& volume) {
+  ASSERT(block.size() == kMetaBlock);
+  if (!is_sealed(block, kMagic, kCrcAt)) return std::nullopt;
+  DiskReader in(block);
+  in.skip(kMagic.size() + 4);
+  const auto raw = in.bytes(16);
+  if (!std::equal(raw.begin(), raw.end(), volume.bytes.begin())) return std::nullopt;
+  DecodedBlock out;
+  out.header.epoch = Epoch(in.u64());
+  out.header.seq = BlockSeq(in.u64());
+  out.header.durable = BlockSeq(in.u64());
+  out.header.prev_crc = in.u32();
+  out.header.count = in.u16();
+  if (out.header.count > kRecordsPerBlock || out.header.durable >= out.header.seq) return std::nullopt;
+  out.crc = stored_crc(block, kCrcAt);
+  out.records = block.subspan(kHeaderBytes, size_t{out.header.count} * kRecordBytes);
+  return out;
+}
+
+Result<Replay> replay_ring(std::span<const std::byte> ring, const Uuid& volume, BlockSeq from,
+                           uint32_t prev_crc) {
+  const uint64_t blocks = ring.size() / kMetaBlock;
+  const auto at = [&](uint64_t index) {
+    return decode_block(ring.subspan(index * kMetaBlock, kMetaBlock), volume);
+  };
+  Replay out;
+  out.next = from;
+  out.prev_crc = prev_crc;
+  while (out.blocks.size() < blocks) {
+    auto block = at(out.next.v % blocks);
+    const bool follows = block && block->header.seq == out.next && block->header.prev_crc == out.prev_crc &&
+                         block->header.epoch >= out.epoch;
+    if (!follows) break;
+    out.prev_crc = block->crc;
+    out.epoch = block->header.epoch;
+    out.next = out.next.next();
+    out.blocks.push_back(*block);
+  }
+  // Is there proof that history went on durably past here? A block states what was durable before it was
+  // written.
+  for (uint64_t index = 0; index < blocks; ++index) {
+    const auto block = at(index);
+    if (!block || block->header.seq.v % blocks != index) continue;
+    if (block->header.durable >= out.next && block->header.epoch >= out.epoch) {
+      return fail(Code::kCorrupt, fmt::format("hole in the journal: block {} cannot be read, yet block {} "
+                                              "says that everything up to {} was durable",
+                                              out.next.v, block->header.seq.v, block->header.durable.v));
+    }
+  }
+  return out;
+}
+
+}  // namespace foreshadow::extent

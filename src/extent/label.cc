@@ -1,0 +1,99 @@
+#include "extent/label.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/codec.h"
+#include "base/limits.h"
+#include "base/names.h"
+#include "extent/sealed_block.h"
+
+namespace foreshadow::extent {
+namespace {
+constexpr std::string_view kMagic = "FSHLABEL";
+constexpr size_t kCrcAt = 8;
+constexpr size_t kNameBytes = 64;
+}  // namespace
+
+void encode_label(const Label& label, uint64_t offset, std::span<std::byte> block) {
+  ASSERT(block.size() == kMetaBlock && label.name.size() <= limits::kNameLength);
+  DiskWriter out(block);
+  out.text(kMagic);
+  out.u32(0);
+  out.u32(kFormatVersion);
+  out.u64(0);
+  out.u64(offset);
+  out.bytes(label.volume.bytes);
+  out.bytes(label.segment.bytes);
+  out.u64(label.size);
+  out.u64(label.layout.journal_offset);
+  out.u32(label.layout.journal_blocks);
+  out.u32(label.layout.table_pages);
+  out.u64(label.layout.table_offset);
+  out.u64(label.layout.data_offset);
+  out.u32(label.layout.clusters);
+  out.u8(label.geometry.sub_block_bits);
+  out.u8(static_cast<uint8_t>(label.role));
+  out.u16(static_cast<uint16_t>(label.name.size()));
+  out.text(label.name);
+  out.zeros(block.size() - out.used());
+  seal_block(block, kCrcAt);
+}
+
+Result<Label> decode_label(std::span<const std::byte> block, uint64_t offset) {
+  const std::string where = fmt::format("label at offset {}", offset);
+  if (all_zero(block)) return fail(Code::kNotFound, where + " is empty");
+  TRY(check_block(block, kMagic, kCrcAt, where));
+  DiskReader in(block);
+  in.skip(kMagic.size() + 4);
+  const uint32_t version = in.u32();
+  if (version != kFormatVersion) {
+    return fail(Code::kUnsupported,
+                fmt::format("{}: format version {}, this program knows {}", where, version, kFormatVersion));
+  }
+  if (const uint64_t features = in.u64(); features != 0) {
+    return fail(Code::kUnsupported, fmt::format("{}: unknown feature bits {:#x}", where, features));
+  }
+  if (const uint64_t own = in.u64(); own != offset) {
+    return fail(Code::kCorrupt, fmt::format("{}: it says it lies at {}", where, own));
+  }
+  Label out;
+  const auto take_uuid = [&](Uuid& id) {
+    const auto raw = in.bytes(16);
+    std::copy(raw.begin(), raw.end(), id.bytes.begin());
+  };
+  take_uuid(out.volume);
+  take_uuid(out.segment);
+  out.size = in.u64();
+  out.layout.journal_offset = in.u64();
+  out.layout.journal_blocks = in.u32();
+  out.layout.table_pages = in.u32();
+  out.layout.table_offset = in.u64();
+  out.layout.data_offset = in.u64();
+  out.layout.clusters = in.u32();
+  out.geometry.sub_block_bits = in.u8();
+  out.role = static_cast<SegmentRole>(in.u8());
+  const uint16_t name_length = in.u16();
+  if (name_length > kNameBytes)
+    return fail(Code::kCorrupt, fmt::format("{}: name length {}", where, name_length));
+  out.name = in.text(name_length);
+  const bool primary = out.role == SegmentRole::kPrimary;
+  if (!primary && out.role != SegmentRole::kShadow) {
+    return fail(Code::kCorrupt, fmt::format("{}: role {}", where, static_cast<int>(out.role)));
+  }
+  if (out.geometry.sub_block_bits < 9 || out.geometry.sub_block_bits > 12) {
+    return fail(Code::kCorrupt, fmt::format("{}: sub-block bits {}", where, out.geometry.sub_block_bits));
+  }
+  // The layout follows from size and journal; anything else was not written by us.
+  const auto expected = make_layout(out.size, out.geometry, out.layout.journal_blocks);
+  if (!expected || *expected != out.layout || primary != (out.layout.journal_blocks > 0)) {
+    return fail(Code::kCorrupt, where + ": the areas it describes do not fit its size");
+  }
+  if (primary && !Name::parse(out.name)) {
+    return fail(Code::kCorrupt, fmt::format("{}: volume name {}", where, quoted(out.name)));
+  }
+  return out;
+}
+
+}  // namespace foreshadow::extent

@@ -1,0 +1,102 @@
+#include "extent/map.h"
+
+#include <bit>
+
+#include "base/assert.h"
+
+namespace foreshadow::extent {
+
+Map::Map(uint32_t clusters) : clusters_(clusters), directory_(div_up(clusters, kLeafEntries)) {}
+Map::~Map() = default;
+Map::Map(Map&&) noexcept = default;
+Map& Map::operator=(Map&&) noexcept = default;
+
+Map::Leaf& Map::leaf_for_write(Slot& slot) {
+  if (slot.leaf != nullptr) return *slot.leaf;
+  slot.leaf = std::make_unique<Leaf>();
+  ++leaves_;
+  if (slot.linear != 0) {
+    for (uint32_t i = 0; i < kLeafEntries; ++i) slot.leaf->entries[i] = {slot.linear + i, kFullMask, 0};
+    slot.leaf->full = slot.leaf->used = kLeafEntries;
+    slot.linear = 0;
+  }
+  return *slot.leaf;
+}
+
+void Map::store(Entry& entry, const Mapping& mapping) {
+  if (entry.pcn >= kPcnEnd) {
+    multi_free_.push_back(entry.pcn - kPcnEnd);
+    entry.pcn = 0;
+  }
+  if (mapping.b.v == 0) {
+    entry = {mapping.a.v, mapping.mask_a, 0};
+    return;
+  }
+  uint32_t index = static_cast<uint32_t>(multi_.size());
+  if (multi_free_.empty()) {
+    ASSERT(index < UINT32_MAX - kPcnEnd);
+    multi_.emplace_back();
+  } else {
+    index = multi_free_.back();
+    multi_free_.pop_back();
+  }
+  multi_[index].mapping = mapping;
+  entry = {kPcnEnd + index, 0, 0};
+}
+
+void Map::set(Lcn lcn, const Mapping& mapping) {
+  ASSERT(lcn.v < clusters_);
+  ASSERT((mapping.mask_a & mapping.mask_b) == 0 && (mapping.a.v != 0 || mapping.b.v == 0));
+  const Mapping old = get(lcn);
+  if (old == mapping) return;
+  mapped_sub_blocks_ +=
+      static_cast<uint64_t>(std::popcount(mapping.mask())) - static_cast<uint64_t>(std::popcount(old.mask()));
+  mapped_clusters_ += static_cast<uint64_t>(mapping.mask() != 0) - static_cast<uint64_t>(old.mask() != 0);
+  Slot& slot = directory_[lcn.v / kLeafEntries];
+  Leaf& leaf = leaf_for_write(slot);
+  Entry& entry = leaf.entries[lcn.v % kLeafEntries];
+  leaf.full -= is_full(entry) ? 1 : 0;
+  leaf.used -= entry.pcn != 0 ? 1 : 0;
+  store(entry, mapping);
+  leaf.full += is_full(entry) ? 1 : 0;
+  leaf.used += entry.pcn != 0 ? 1 : 0;
+  settle(slot);
+}
+
+// Gives a leaf's memory back when the slot needs none: nothing mapped, or everything in one run.
+void Map::settle(Slot& slot) {
+  Leaf& leaf = *slot.leaf;
+  if (leaf.used == 0) {
+    slot.leaf.reset();
+    --leaves_;
+    return;
+  }
+  if (leaf.full < kLeafEntries) return;
+  const uint32_t base = leaf.entries[0].pcn;
+  for (uint32_t i = 1; i < kLeafEntries; ++i) {
+    if (leaf.entries[i].pcn != base + i) return;
+  }
+  slot.linear = base;
+  slot.leaf.reset();
+  --leaves_;
+}
+
+Lcn Map::next_populated(Lcn from) const {
+  uint32_t index = from.v / kLeafEntries;
+  const auto populated = [&](uint32_t i) {
+    return directory_[i].leaf != nullptr || directory_[i].linear != 0;
+  };
+  if (index >= directory_.size()) return Lcn(clusters_);
+  if (populated(index)) return from;
+  while (++index < directory_.size()) {
+    if (populated(index)) return Lcn(index * kLeafEntries);
+  }
+  return Lcn(clusters_);
+}
+
+uint64_t Map::memory_bytes() const {
+  return directory_.size() * sizeof(Slot) + leaves_ * sizeof(Leaf) + multi_.capacity() * sizeof(Multi) +
+         multi_free_.capacity() * sizeof(uint32_t);
+}
+
+}  // namespace foreshadow::extent

@@ -1,0 +1,97 @@
+#pragma once
+// The forward map: logical cluster -> where its sub-blocks are. In memory only; rebuilt from tables and
+// journal.
+//
+// A directory slot covers 512 clusters (32 MiB) and is empty, a leaf of 512 entries of 8 bytes, or *linear*:
+// all 512 fully mapped to consecutive physical clusters, which needs no memory. An entry is {u32 pcn, u16
+// data_mask, u16 zero_mask}; zero_mask serves volumes over existing data and is 0 in a thin one. A pcn from
+// kPcnEnd on is the index of a multi node: two owners. Memory: 4 KiB per leaf, so at most 128 MiB a mapped
+// TiB.
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "base/types.h"
+#include "extent/geometry.h"
+
+namespace foreshadow::extent {
+
+// Who holds what of one logical cluster. Masks are disjoint. pcn 0: no owner. An owner with mask 0 is a place
+// taken for a first touch still in flight: it is not part of the volume's state, and nothing of it is ever
+// written to disk.
+struct Mapping {
+  Pcn a, b;  // b only with a
+  uint16_t mask_a = 0;
+  uint16_t mask_b = 0;
+  uint16_t mask() const { return mask_a | mask_b; }
+  bool operator==(const Mapping&) const = default;
+};
+
+class Map {
+ public:
+  explicit Map(uint32_t clusters);
+  ~Map();
+  Map(Map&&) noexcept;
+  Map& operator=(Map&&) noexcept;
+
+  uint32_t clusters() const { return clusters_; }
+  Mapping get(Lcn lcn) const {
+    const Slot& slot = directory_[lcn.v / kLeafEntries];
+    const uint32_t index = lcn.v % kLeafEntries;
+    if (slot.leaf == nullptr) {
+      if (slot.linear == 0) return {};
+      return {Pcn(slot.linear + index), Pcn(0), kFullMask, 0};
+    }
+    const Entry entry = slot.leaf->entries[index];
+    if (entry.pcn < kPcnEnd) return {Pcn(entry.pcn), Pcn(0), entry.mask, 0};
+    return multi_[entry.pcn - kPcnEnd].mapping;
+  }
+  // Sets the whole state of one cluster; Mapping{} removes it.
+  void set(Lcn lcn, const Mapping& mapping);
+  // The first cluster at or after `from` whose directory slot is not empty; clusters() if none. Skips
+  // unmapped tebibytes fast.
+  Lcn next_populated(Lcn from) const;
+
+  uint64_t mapped_sub_blocks() const { return mapped_sub_blocks_; }
+  uint64_t mapped_clusters() const { return mapped_clusters_; }  // with at least one sub-block
+  uint64_t memory_bytes() const;
+  uint64_t multi_nodes() const { return multi_.size() - multi_free_.size(); }
+
+ private:
+  static constexpr uint32_t kLeafEntries = 512;
+  struct Entry {
+    uint32_t pcn = 0;
+    uint16_t mask = 0;
+    uint16_t zero = 0;
+  };
+  struct Leaf {
+    std::array<Entry, kLeafEntries> entries{};
+    uint32_t full = 0;  // entries with one owner and every sub-block
+    uint32_t used = 0;  // entries with an owner
+  };
+  struct Slot {
+    std::unique_ptr<Leaf> leaf;
+    uint32_t linear = 0;  // pcn of the first cluster; 0 unless linear
+  };
+  struct Multi {
+    Mapping mapping;
+  };
+
+  Leaf& leaf_for_write(Slot& slot);
+  void store(Entry& entry, const Mapping& mapping);
+  static bool is_full(const Entry& entry) {
+    return entry.pcn != 0 && entry.pcn < kPcnEnd && entry.mask == kFullMask;
+  }
+  void settle(Slot& slot);
+
+  uint32_t clusters_;
+  std::vector<Slot> directory_;
+  std::vector<Multi> multi_;
+  std::vector<uint32_t> multi_free_;
+  uint64_t mapped_sub_blocks_ = 0;
+  uint64_t mapped_clusters_ = 0;
+  uint64_t leaves_ = 0;
+};
+
+}  // namespace foreshadow::extent

@@ -1,0 +1,355 @@
+#include "extent/recovery.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+
+#include "extent/journal.h"
+#include "extent/table_page.h"
+#include "io/buffer.h"
+
+namespace foreshadow::extent {
+namespace {
+
+constexpr uint64_t kReadChunk = kMiB;
+
+// Reads `bytes` at `offset` into `into`, a chunk at a time.
+io::Task<Status> read_range(io::File& file, uint64_t offset, std::span<std::byte> into, std::string what) {
+  for (uint64_t done = 0; done < into.size();) {
+    const uint64_t length = std::min<uint64_t>(kReadChunk, into.size() - done);
+    const int result = co_await io::read(file, offset + done, into.subspan(done, length));
+    if (result < 0)
+      co_return fail_errno(result, fmt::format("cannot read {} at offset {}", what, offset + done));
+    done += length;
+  }
+  co_return Status{};
+}
+
+// Puts one table entry into the map. False if the volume cannot hold it.
+bool add_entry(Map& map, Pcn pcn, const TableEntry& entry) {
+  if (entry.lcn.v >= map.clusters()) return false;
+  Mapping mapping = map.get(entry.lcn);
+  if ((mapping.mask() & entry.mask) != 0 || mapping.b.v != 0) return false;
+  if (mapping.a.v == 0) {
+    mapping.a = pcn;
+    mapping.mask_a = entry.mask;
+  } else {
+    mapping.b = pcn;
+    mapping.mask_b = entry.mask;
+  }
+  map.set(entry.lcn, mapping);
+  return true;
+}
+
+// The state of one recovery, a step a method.
+class Recovery {
+ public:
+  explicit Recovery(std::vector<io::File*> files)
+      : files_(std::move(files)), out_(std::make_unique<Recovered>()) {}
+
+  io::Task<Result<std::unique_ptr<Recovered>>> run() {
+    auto labels = co_await read_labels();
+    if (!labels) co_return tl::unexpected(labels.error());
+    auto super = co_await read_super();
+    if (!super) co_return tl::unexpected(super.error());
+    auto journal = co_await read_journal();
+    if (!journal) co_return tl::unexpected(journal.error());
+    auto attached = attach_segments();
+    if (!attached) co_return tl::unexpected(attached.error());
+    for (size_t i = 0; i < out_->segments.size(); ++i) {
+      auto loaded = co_await load_table(i);
+      if (!loaded) co_return tl::unexpected(loaded.error());
+    }
+    auto finished = finish();
+    if (!finished) co_return tl::unexpected(finished.error());
+    co_return std::move(out_);
+  }
+
+ private:
+  io::Task<Status> read_labels() {
+    for (size_t i = 0; i < files_.size(); ++i) {
+      std::string blemish;
+      auto label = co_await read_label(*files_[i], &blemish);
+      // A backing that was created but never labelled can be nothing but an interrupted grant.
+      if (!label && label.error().code == Code::kNotFound) {
+        labels_.emplace_back();
+        continue;
+      }
+      if (!label) co_return tl::unexpected(label.error());
+      if (!blemish.empty()) out_->blemishes.push_back(blemish);
+      if (label->size > files_[i]->size()) {
+        co_return fail(Code::kCorrupt, fmt::format("segment {} is truncated: {} bytes, its label says {}",
+                                                   label->segment.str(), files_[i]->size(), label->size));
+      }
+      if (label->role == SegmentRole::kPrimary) {
+        if (primary_ != SIZE_MAX) {
+          co_return fail(Code::kCorrupt,
+                         fmt::format("volume {} has two primaries: {} and {}", label->volume.str(),
+                                     labels_[primary_]->segment.str(), label->segment.str()));
+        }
+        primary_ = i;
+      }
+      labels_.push_back(std::move(*label));
+    }
+    if (primary_ == SIZE_MAX) co_return fail(Code::kNotFound, "none of the segments is a primary");
+    out_->label = *labels_[primary_];
+    for (const auto& label : labels_) {
+      if (!label) continue;
+      if (label->volume != out_->label.volume || label->geometry != out_->label.geometry) {
+        co_return fail(Code::kCorrupt,
+                       fmt::format("segment {} belongs to volume {}, expected {}", label->segment.str(),
+                                   label->volume.str(), out_->label.volume.str()));
+      }
+    }
+    co_return Status{};
+  }
+
+  io::Task<Status> read_super() {
+    const io::Buffer copies(size_t{kSuperCopies} * kSuperBytes);
+    auto read = co_await read_range(primary(), Layout::super_offset(0), copies.span(), "the superblock");
+    if (!read) co_return tl::unexpected(read.error());
+    auto chosen = choose_superblock(copies.span(), out_->label.volume, &out_->highest_super_sequence);
+    if (!chosen) co_return tl::unexpected(chosen.error());
+    out_->stored = std::move(*chosen);
+    out_->super = out_->stored;
+    for (uint32_t i = 0; i < kSuperCopies; ++i) {
+      auto copy = decode_superblock(copies.span().subspan(size_t{i} * kSuperBytes, kSuperBytes),
+                                    Layout::super_offset(i), out_->label.volume);
+      out_->super_copy_good[i] = copy && *copy == out_->stored;
+      if (!copy) out_->blemishes.push_back(copy.error().message);
+    }
+    co_return Status{};
+  }
+
+  io::Task<Status> read_journal() {
+    const Layout& layout = out_->label.layout;
+    ring_ = io::Buffer(size_t{layout.journal_blocks} * kMetaBlock);
+    auto read = co_await read_range(primary(), layout.journal_offset, ring_.span(), "the journal");
+    if (!read) co_return tl::unexpected(read.error());
+    auto replay =
+        replay_ring(ring_.span(), out_->label.volume, out_->super.replay_from, out_->super.replay_prev_crc);
+    if (!replay) co_return tl::unexpected(replay.error());
+    if (replay->epoch > out_->super.epoch) {
+      co_return fail(Code::kCorrupt,
+                     fmt::format("the journal was written in epoch {}, the superblock knows only {}",
+                                 replay->epoch.v, out_->super.epoch.v));
+    }
+    out_->next_block = replay->next;
+    out_->prev_crc = replay->prev_crc;
+    for (const DecodedBlock& block : replay->blocks) {
+      for (uint32_t i = 0; i < block.header.count; ++i) {
+        auto record = decode_record(block.records.subspan(size_t{i} * kRecordBytes, kRecordBytes));
+        if (!record) {
+          co_return fail(record.error().code,
+                         fmt::format("journal block {}: {}", block.header.seq.v, record.error().message));
+        }
+        records_.push_back(*record);
+      }
+    }
+    out_->journal_records = records_.size();
+    co_return Status{};
+  }
+
+  // The rows of the superblock, brought up to date by the journal, each joined with its backing.
+  Status attach_segments() {
+    std::vector<SegmentRow>& rows = out_->super.segments;
+    for (const Record& record : records_) {
+      const auto* row = std::get_if<SegmentRow>(&record);
+      if (row == nullptr) continue;
+      const auto known =
+          std::find_if(rows.begin(), rows.end(), [&](const SegmentRow& r) { return r.id == row->id; });
+      if (known != rows.end()) {
+        *known = *row;
+      } else {
+        rows.push_back(*row);
+      }
+      out_->super.next_segment = std::max(out_->super.next_segment, row->id.next());
+    }
+    std::vector<bool> used(files_.size(), false);
+    for (const SegmentRow& row : rows) {
+      size_t found = SIZE_MAX;
+      for (size_t i = 0; i < labels_.size(); ++i) {
+        if (labels_[i] && labels_[i]->segment == row.uuid && !used[i]) found = i;
+      }
+      if (found == SIZE_MAX) {
+        return fail(Code::kNotFound, fmt::format("segment {} ({}) of volume {} is missing", row.id.v,
+                                                 row.uuid.str(), out_->label.name));
+      }
+      const Label& label = *labels_[found];
+      if (label.layout.clusters != row.clusters || label.role != row.role) {
+        return fail(Code::kCorrupt, fmt::format("segment {}: its label says {} clusters, the volume {}",
+                                                row.id.v, label.layout.clusters, row.clusters));
+      }
+      used[found] = true;
+      RecoveredSegment segment{row, label.layout, found,
+                               std::vector<uint8_t>(label.layout.table_pages, kNoPlace),
+                               Allocator(row.pcn_base, row.clusters)};
+      out_->segments.push_back(std::move(segment));
+    }
+    if (out_->segments.empty() || out_->segments[0].file != primary_)
+      return fail(Code::kCorrupt, "segment 0 is not the primary");
+    for (size_t i = 0; i < files_.size(); ++i) {
+      if (!used[i]) out_->orphans.push_back(i);
+    }
+    out_->map = Map(static_cast<uint32_t>(div_up(out_->super.size, out_->label.geometry.cluster())));
+    return {};
+  }
+
+  io::Task<Status> load_table(size_t index) {
+    RecoveredSegment& segment = out_->segments[index];
+    const uint64_t bytes = uint64_t{segment.layout.table_pages} * kTableSlots * kMetaBlock;
+    const io::Buffer chunk(std::min(bytes, kReadChunk));
+    for (uint64_t done = 0; done < bytes;) {
+      const uint64_t length = std::min<uint64_t>(chunk.size(), bytes - done);
+      auto read = co_await read_range(*files_[segment.file], segment.layout.table_offset + done,
+                                      chunk.first(length), "the table");
+      if (!read) co_return tl::unexpected(read.error());
+      for (uint64_t at = 0; at < length; at += kTableSlots * kMetaBlock) {
+        const auto page = static_cast<uint32_t>((done + at) / (kTableSlots * kMetaBlock));
+        auto loaded = load_page(index, page, chunk.span().subspan(at, kTableSlots * kMetaBlock));
+        if (!loaded) co_return tl::unexpected(loaded.error());
+      }
+      done += length;
+    }
+    co_return Status{};
+  }
+
+  Status load_page(size_t index, uint32_t page, std::span<const std::byte> places) {
+    RecoveredSegment& segment = out_->segments[index];
+    std::optional<PlaceContent> best;
+    bool unfinished = false;
+    for (uint32_t place = 0; place < kTableSlots; ++place) {
+      auto content = decode_page(places.subspan(size_t{place} * kMetaBlock, kMetaBlock), out_->label.volume,
+                                 segment.row.uuid, page, segment.row.pcn_base);
+      if (!content) {  // torn by a crash, or rotten: the digest tells which
+        unfinished = true;
+        damaged_ += (damaged_.empty() ? "" : "; ") + content.error().message;
+        continue;
+      }
+      if (!*content) continue;
+      if ((*content)->page.checkpoint > out_->super.checkpoint) {
+        unfinished = true;
+      } else if (!best || (*content)->page.checkpoint > best->page.checkpoint) {
+        best = std::move(**content);
+        segment.places[page] = static_cast<uint8_t>(place);
+      }
+    }
+    if (unfinished) out_->unfinished.push_back({index, page});
+    if (!best) return {};
+    ++out_->table_pages;
+    digest_ += page_digest(segment.row.pcn_base, page, best->page.checkpoint, best->crc);
+    for (uint32_t i = 0; i < kTableEntries; ++i) {
+      const TableEntry& entry = best->page.entries[i];
+      if (entry.mask == 0) continue;
+      const uint32_t local = page * kTableEntries + i;
+      if (local >= segment.row.clusters ||
+          !add_entry(out_->map, Pcn(segment.row.pcn_base.v + local), entry)) {
+        return fail(
+            Code::kCorrupt,
+            fmt::format("table page {} of segment {}: entry {} (cluster {}, mask {:04x}) is impossible", page,
+                        segment.row.id.v, i, entry.lcn.v, entry.mask));
+      }
+    }
+    return {};
+  }
+
+  Status finish() {
+    if (digest_ != out_->super.table_digest) {
+      return fail(
+          Code::kCorrupt,
+          fmt::format("the tables are not those of checkpoint {}: digest {:016x}, expected {:016x}{}{}",
+                      out_->super.checkpoint.v, digest_, out_->super.table_digest,
+                      damaged_.empty() ? "" : "; damaged: ", damaged_));
+    }
+    for (const Record& record : records_) TRY(apply(record));
+    return rebuild_allocators();
+  }
+
+  Status apply(const Record& record) {
+    const uint32_t clusters = out_->map.clusters();
+    if (const auto* map = std::get_if<MapRecord>(&record)) {
+      if (map->lcn.v >= clusters)
+        return fail(Code::kCorrupt, fmt::format("journal maps cluster {} of {}", map->lcn.v, clusters));
+      change(map->lcn, {map->a, map->b, map->mask_a, map->mask_b});
+    } else if (const auto* unmap = std::get_if<UnmapRecord>(&record)) {
+      if (unmap->lcn.v + unmap->count > clusters) {
+        return fail(Code::kCorrupt,
+                    fmt::format("journal unmaps clusters {}+{} of {}", unmap->lcn.v, unmap->count, clusters));
+      }
+      for (uint32_t i = 0; i < unmap->count; ++i) change(unmap->lcn.next(i), {});
+    }
+    return {};
+  }
+
+  void change(Lcn lcn, const Mapping& after) {
+    const Mapping before = out_->map.get(lcn);
+    append_deltas(lcn, before, after, out_->deltas);
+    out_->map.set(lcn, after);
+  }
+
+  // Every owner must lie in a segment, and have one logical cluster only.
+  Status rebuild_allocators() {
+    const Map& map = out_->map;
+    for (Lcn lcn = map.next_populated(Lcn(0)); lcn.v < map.clusters(); lcn = map.next_populated(lcn.next())) {
+      const Mapping mapping = map.get(lcn);
+      for (const Pcn pcn : {mapping.a, mapping.b}) {
+        if (pcn.v == 0) continue;
+        const auto owner =
+            std::find_if(out_->segments.begin(), out_->segments.end(), [&](const RecoveredSegment& s) {
+              return pcn >= s.row.pcn_base && pcn.v - s.row.pcn_base.v < s.row.clusters;
+            });
+        if (owner == out_->segments.end()) {
+          return fail(Code::kCorrupt,
+                      fmt::format("cluster {} lies at {}, in no segment of the volume", lcn.v, pcn.v));
+        }
+        if (!owner->allocator.take(pcn)) {
+          return fail(
+              Code::kCorrupt,
+              fmt::format("physical cluster {} has two owners, one of them cluster {}", pcn.v, lcn.v));
+        }
+      }
+    }
+    return {};
+  }
+
+  io::File& primary() { return *files_[primary_]; }
+
+  std::vector<io::File*> files_;
+  std::unique_ptr<Recovered> out_;
+  std::vector<std::optional<Label>> labels_;
+  size_t primary_ = SIZE_MAX;
+  io::Buffer ring_;
+  std::vector<Record> records_;
+  uint64_t digest_ = 0;
+  std::string damaged_;
+};
+
+}  // namespace
+
+io::Task<Result<Label>> read_label(io::File& file, std::string* blemish) {
+  const io::Buffer copies(size_t{kLabelCopies} * kMetaBlock);
+  if (file.size() < copies.size()) {
+    co_return fail(Code::kCorrupt,
+                   fmt::format("a segment of {} bytes is too short for a label", file.size()));
+  }
+  const int result = co_await io::read(file, 0, copies.span());
+  if (result < 0) co_return fail_errno(result, "cannot read the label");
+  auto first = decode_label(copies.span().first(kMetaBlock), Layout::label_offset(0));
+  auto second = decode_label(copies.span().subspan(kMetaBlock), Layout::label_offset(1));
+  if (!first && !second) co_return first;
+  if (!first || !second || *first != *second) {
+    *blemish = fmt::format("one of the two labels of segment {} is damaged",
+                           (first ? first : second)->segment.str());
+  }
+  if (first) co_return first;
+  co_return second;
+}
+
+io::Task<Result<std::unique_ptr<Recovered>>> recover(std::vector<io::File*> files) {
+  Recovery recovery(std::move(files));
+  auto outcome = co_await recovery.run();
+  co_return outcome;
+}
+
+}  // namespace foreshadow::extent

@@ -1,0 +1,61 @@
+#pragma once
+// The segment table: for each physical cluster of a segment, what it holds. It is the checkpoint of the map
+// and the reverse record in one: the forward map is rebuilt by reading it, and each segment describes itself.
+//
+// A page of 252 entries has two places; a checkpoint writes the pages that changed into the place not in use,
+// so the old page survives until the superblock names the new checkpoint. A page counts if its sequence is
+// not above the superblock's. Never-written places are all zero. The superblock's digest is the sum of
+// page_digest over all pages in use: a page that was lost, or is stale, shows.
+//
+//   offset size  field                          (little endian; docs/format.md "Table")
+//   0      4     magic "FSHT"
+//   4      4     crc32c of the page, this field as zero
+//   8      16    volume UUID
+//   24     16    segment UUID
+//   40     8     checkpoint sequence
+//   48     4     page number
+//   52     4     pcn base of the segment
+//   56     8     zero
+//   64     252 x 16 entries: u32 lcn, u16 mask of sub-blocks held (0: free), u16 zero, u64 zero
+#include <array>
+#include <cstddef>
+#include <optional>
+#include <span>
+
+#include "base/error.h"
+#include "base/types.h"
+#include "base/uuid.h"
+#include "extent/geometry.h"
+
+namespace foreshadow::extent {
+
+struct TableEntry {
+  Lcn lcn;
+  uint16_t mask = 0;
+  bool operator==(const TableEntry&) const = default;
+};
+
+struct TablePage {
+  Uuid volume;
+  Uuid segment;
+  CkptSeq checkpoint;
+  uint32_t page = 0;
+  Pcn pcn_base;
+  std::array<TableEntry, kTableEntries> entries{};
+};
+
+// Returns the crc. `block` is kMetaBlock long.
+uint32_t encode_page(const TablePage& page, std::span<std::byte> block);
+
+// One place as read: nothing for never written (all zero); kCorrupt if it is not the page that belongs there.
+struct PlaceContent {
+  TablePage page;
+  uint32_t crc = 0;
+};
+Result<std::optional<PlaceContent>> decode_page(std::span<const std::byte> block, const Uuid& volume,
+                                                const Uuid& segment, uint32_t page, Pcn pcn_base);
+
+// This page's share of the superblock's digest.
+uint64_t page_digest(Pcn pcn_base, uint32_t page, CkptSeq checkpoint, uint32_t crc);
+
+}  // namespace foreshadow::extent

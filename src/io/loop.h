@@ -1,0 +1,31 @@
+#pragma once
+// The real executor: one thread, one io_uring.
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "base/error.h"
+#include "io/executor.h"
+#include "io/file.h"
+
+namespace foreshadow::io {
+
+// Everything but the two calls marked "any thread" belongs to the thread that calls run().
+//
+// One turn of the loop: take all completions and run their `done`; run posted ops until none is left; run
+// deferred ops once; submit all new work and wait with a single io_uring_enter. Set up with SINGLE_ISSUER |
+// DEFER_TASKRUN | COOP_TASKRUN where the kernel has them, else without.
+class Loop : public Executor {
+ public:
+  static Result<std::unique_ptr<Loop>> create();
+  // Runs until stop(); then returns once nothing is in flight.
+  virtual void run() = 0;
+  virtual void stop() = 0;                                // any thread
+  virtual void run_on_loop(std::function<void()> f) = 0;  // any thread: f runs on the loop
+};
+
+// The directory at `path`, which must exist. Files are opened with O_DIRECT where the file system has it and
+// is not in memory; on tmpfs, I/O is done at once by pread/pwrite, which is cheaper there than any queue.
+Result<std::unique_ptr<Directory>> open_directory(Loop& loop, const std::string& path);
+
+}  // namespace foreshadow::io

@@ -1,0 +1,46 @@
+#pragma once
+// Sockets: byte streams and the listeners that make them.
+#include <sys/uio.h>
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "base/error.h"
+#include "io/op.h"
+
+namespace foreshadow::io {
+
+class Loop;
+
+// One connected stream socket. At most one receive and one send in flight at a time.
+class Stream {
+ public:
+  virtual ~Stream() = default;  // closes; no call may be in flight (shut_down() first, then wait for them)
+  // Completes with the bytes received (1..into.size()), 0 at the peer's end, or a negative errno.
+  virtual void receive(Op& op, std::span<std::byte> into) = 0;
+  // Completes with 0 when all is sent, or a negative errno. `parts` and what it points to stay valid until
+  // then and may be modified.
+  virtual void send(Op& op, std::span<iovec> parts) = 0;
+  // Makes calls in flight complete soon, and the peer see the end.
+  virtual void shut_down() = 0;
+};
+
+class Listener {
+ public:
+  virtual ~Listener() = default;  // no accept may be in flight
+  // Completes with 0 when take() will give a connection, or a negative errno (-ECANCELED after stop()).
+  virtual void accept(Op& op) = 0;
+  virtual std::unique_ptr<Stream> take() = 0;
+  virtual void stop() = 0;
+  virtual std::string address() const = 0;  // "unix:/path" or "127.0.0.1:10809"
+};
+
+// A listening unix socket at `path`, mode 0600. A stale socket file is replaced; kBusy if somebody answers
+// there.
+Result<std::unique_ptr<Listener>> listen_unix(Loop& loop, const std::string& path);
+// A listening TCP socket on a loopback address (kInvalidArgument for any other). Port 0 picks one.
+Result<std::unique_ptr<Listener>> listen_tcp(Loop& loop, const std::string& host, uint16_t port);
+
+}  // namespace foreshadow::io

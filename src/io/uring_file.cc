@@ -1,0 +1,190 @@
+#include "io/uring_file.h"
+
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <sys/vfs.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <limits>
+#include <vector>
+
+#include "base/assert.h"
+#include "base/types.h"
+#include "io/buffer.h"
+
+namespace foreshadow::io {
+namespace {
+
+// Op::flags of a transfer: its direction, and whether a write is durable by itself.
+enum Direction : uint8_t { kRead, kWrite, kWriteDurable };
+
+// Past the end of a file of fixed size there is nothing to read and nothing to be written.
+constexpr int kPastEnd = -EIO;
+
+}  // namespace
+
+UringFile::UringFile(UringLoop& loop, UniqueFd fd, uint64_t size, FileAccess access, Directory::Mode mode)
+    : loop_(loop),
+      fd_(std::move(fd)),
+      size_(size),
+      access_(access),
+      writable_(mode == Directory::Mode::kReadWriteLocked) {}
+
+UringFile::~UringFile() {
+  ASSERT(in_flight() == 0);
+}
+
+void UringFile::read(Op& op, uint64_t offset, std::span<std::byte> into) {
+  if (refused(op, offset, into.size(), false)) return;
+  start_transfer(op, kRead, offset, into.data(), into.size());
+}
+
+void UringFile::write(Op& op, uint64_t offset, std::span<const std::byte> from) {
+  if (refused(op, offset, from.size(), true)) return;
+  // The scratch of an Op has one pointer for both directions; a write never stores through it.
+  start_transfer(op, kWrite, offset, const_cast<std::byte*>(from.data()), from.size());
+}
+
+void UringFile::write_durable(Op& op, uint64_t offset, std::span<const std::byte> from) {
+  if (refused(op, offset, from.size(), true)) return;
+  start_transfer(op, kWriteDurable, offset, const_cast<std::byte*>(from.data()), from.size());
+}
+
+void UringFile::sync(Op& op) {
+  if (access_.in_memory) {
+    loop_.finish_soon(op, 0);  // nothing outlives this memory anyway
+    return;
+  }
+  io_uring_sqe& entry = loop_.next_entry();
+  io_uring_prep_fsync(&entry, fd_.get(), IORING_FSYNC_DATASYNC);
+  loop_.start(entry, op, OpKind::kPlain, *this);
+}
+
+// Completes `op` at once if the call cannot be done or has nothing to do.
+bool UringFile::refused(Op& op, uint64_t offset, uint64_t length, bool writes) {
+  int result = 0;
+  if (writes && !writable_) {
+    result = -EBADF;
+  } else if (offset > size_ || length > size_ - offset) {
+    result = kPastEnd;
+  } else if (length > 0) {
+    return false;
+  }
+  loop_.finish_soon(op, result);
+  return true;
+}
+
+void UringFile::start_transfer(Op& op, uint8_t direction, uint64_t offset, std::byte* data, size_t length) {
+  ASSERT(length <= std::numeric_limits<uint32_t>::max());
+  op.flags = direction;
+  op.data = data;
+  op.offset = offset;
+  op.length = static_cast<uint32_t>(length);
+  op.progress = 0;
+  if (access_.in_memory) {
+    loop_.finish_soon(op, transfer_now(op));
+  } else {
+    submit_rest(op);
+  }
+}
+
+void UringFile::submit_rest(Op& op) {
+  io_uring_sqe& entry = loop_.next_entry();
+  std::byte* data = op.data + op.progress;
+  const uint32_t length = op.length - op.progress;
+  const uint64_t offset = op.offset + op.progress;
+  if (op.flags == kRead) {
+    io_uring_prep_read(&entry, fd_.get(), data, length, offset);
+  } else {
+    io_uring_prep_write(&entry, fd_.get(), data, length, offset);
+    if (op.flags == kWriteDurable) entry.rw_flags = RWF_DSYNC;
+  }
+  loop_.start(entry, op, OpKind::kWhole, *this);
+}
+
+// Reached only by what is not a full transfer.
+void UringFile::completed(Op& op, int result) {
+  if (result == -EINTR || result == -EAGAIN) {
+    submit_rest(op);
+  } else if (result < 0) {
+    op.done(&op, result);
+  } else if (result == 0) {
+    op.done(&op, kPastEnd);  // somebody cut the file short
+  } else {
+    op.progress += static_cast<uint32_t>(result);
+    ASSERT(op.progress < op.length);
+    submit_rest(op);
+  }
+}
+
+int UringFile::transfer_now(const Op& op) const {
+  uint32_t progress = 0;
+  while (progress < op.length) {
+    std::byte* data = op.data + progress;
+    const uint32_t length = op.length - progress;
+    const auto offset = static_cast<off_t>(op.offset + progress);
+    const ssize_t moved = op.flags == kRead ? ::pread(fd_.get(), data, length, offset)
+                                            : ::pwrite(fd_.get(), data, length, offset);
+    if (moved < 0 && errno == EINTR) continue;
+    if (moved < 0) return -errno;
+    if (moved == 0) return kPastEnd;
+    progress += static_cast<uint32_t>(moved);
+  }
+  return 0;
+}
+
+Result<FileAccess> prepare_access(int fd, const std::string& path) {
+  struct statfs system{};
+  if (::fstatfs(fd, &system) != 0) return fail_errno(errno, path + ": asking for its file system");
+  FileAccess access;
+  access.in_memory = system.f_type == TMPFS_MAGIC || system.f_type == RAMFS_MAGIC;
+  const int flags = ::fcntl(fd, F_GETFL);
+  if (flags < 0) return fail_errno(errno, path + ": reading its flags");
+  const int buffered = flags & ~O_NONBLOCK;
+
+  if (!access.in_memory) {
+    access.alignment =
+        kBufferAlignment;  // what every disk accepts, where the kernel does not say (before Linux 6.1)
+    struct statx facts{};
+    if (::statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &facts) == 0 &&
+        (facts.stx_mask & STATX_DIOALIGN) != 0) {
+      access.alignment = std::max(facts.stx_dio_mem_align, facts.stx_dio_offset_align);
+    }
+    // 0 says that there is no direct I/O here; more than our buffers are aligned to is as good as none.
+    const bool usable = access.alignment > 0 && access.alignment <= kBufferAlignment;
+    access.direct = usable && ::fcntl(fd, F_SETFL, buffered | O_DIRECT) == 0;
+  }
+  if (!access.direct) {
+    access.alignment = 1;
+    if (::fcntl(fd, F_SETFL, buffered) != 0) return fail_errno(errno, path + ": setting its flags");
+  }
+  return access;
+}
+
+Status reserve_space(int fd, uint64_t size, const std::string& path) {
+  if (size == 0) return {};
+  int result = 0;
+  do {
+    result = ::fallocate(fd, 0, 0, static_cast<off_t>(size));
+  } while (result != 0 && errno == EINTR);
+  if (result == 0) return {};
+  if (errno == EOPNOTSUPP || errno == ENOSYS) return write_zeros(fd, size, path);
+  return fail_errno(errno, path + ": reserving its space");
+}
+
+Status write_zeros(int fd, uint64_t size, const std::string& path) {
+  const std::vector<std::byte> zeros(std::min<uint64_t>(size, kMiB));
+  for (uint64_t offset = 0; offset < size;) {
+    const size_t length = std::min<uint64_t>(zeros.size(), size - offset);
+    const ssize_t written = ::pwrite(fd, zeros.data(), length, static_cast<off_t>(offset));
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return fail_errno(errno, path + ": filling it with zeros");
+    offset += static_cast<uint64_t>(written);
+  }
+  return {};
+}
+
+}  // namespace foreshadow::io

@@ -1,0 +1,66 @@
+#pragma once
+// io::File on a descriptor, and the two steps that make one.
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "base/error.h"
+#include "io/file.h"
+#include "io/unique_fd.h"
+#include "io/uring_loop.h"
+
+namespace foreshadow::io {
+
+// How a file system wants to be talked to.
+struct FileAccess {
+  bool in_memory = false;  // tmpfs, ramfs: I/O is done at once, by pread and pwrite
+  bool direct = false;     // opened with O_DIRECT
+  uint32_t alignment = 1;  // of offsets, lengths and memory
+};
+
+// An open regular file of fixed size. Owns the descriptor, and with it the lock on the file. Made on any
+// thread; used and destroyed on the loop's (or destroyed anywhere, once nothing is in flight).
+//
+// On a disk every call becomes one submission to the ring; what a short transfer left over is submitted
+// again. In memory the ring would only pass the call to a kernel thread, so the copy is made inside the call
+// and its completion posted.
+class UringFile final : public File, private Endpoint {
+ public:
+  UringFile(UringLoop& loop, UniqueFd fd, uint64_t size, FileAccess access, Directory::Mode mode);
+  ~UringFile() override;
+
+  void read(Op& op, uint64_t offset, std::span<std::byte> into) override;
+  void write(Op& op, uint64_t offset, std::span<const std::byte> from) override;
+  void write_durable(Op& op, uint64_t offset, std::span<const std::byte> from) override;
+  void sync(Op& op) override;
+  uint64_t size() const override { return size_; }
+  uint32_t alignment() const override { return access_.alignment; }
+  bool direct() const { return access_.direct; }
+
+ private:
+  void completed(Op& op, int result) override;
+  bool refused(Op& op, uint64_t offset, uint64_t length, bool writes);
+  void start_transfer(Op& op, uint8_t direction, uint64_t offset, std::byte* data, size_t length);
+  void submit_rest(Op& op);
+  int transfer_now(const Op& op) const;
+
+  UringLoop& loop_;
+  UniqueFd fd_;
+  const uint64_t size_;
+  const FileAccess access_;
+  const bool writable_;
+};
+
+// Finds out how to talk to `fd`, a regular file that was opened without O_DIRECT, and switches O_DIRECT on
+// where that is the way. O_NONBLOCK is cleared.
+Result<FileAccess> prepare_access(int fd, const std::string& path);
+
+// Makes room for `size` zero bytes in the empty file `fd`, so that no later write can fail for lack of space.
+// Where the file system cannot reserve, zeros are written. kNoSpace if it does not fit; the file is then of
+// any size.
+Status reserve_space(int fd, uint64_t size, const std::string& path);
+// The second way by itself: `fd` not yet O_DIRECT.
+Status write_zeros(int fd, uint64_t size, const std::string& path);
+
+}  // namespace foreshadow::io

@@ -1,0 +1,32 @@
+#pragma once
+// The thread that blocking work goes to.
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <thread>
+
+namespace foreshadow::io {
+
+// Runs jobs one after another, in order, on one thread that starts with the first job. add() is for any
+// thread. The destructor waits for the job that runs and drops those behind it; its owner sees to it that
+// none is left.
+class Worker {
+ public:
+  Worker() = default;
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
+  ~Worker();
+  void add(std::function<void()> job);
+
+ private:
+  void work();
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::function<void()>> jobs_;  // guarded by mutex_
+  bool ending_ = false;                     // guarded by mutex_
+  std::thread thread_;                      // started under mutex_
+};
+
+}  // namespace foreshadow::io

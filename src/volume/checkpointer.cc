@@ -1,0 +1,136 @@
+#include "volume/checkpointer.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "extent/recovery.h"
+#include "extent/table_page.h"
+
+namespace foreshadow::volume {
+
+Checkpointer::Checkpointer(io::Executor& executor, SegmentSet& segments, Committer& committer,
+                           const Uuid& volume, extent::Superblock super)
+    : executor_(executor),
+      segments_(segments),
+      committer_(committer),
+      volume_(volume),
+      super_(std::move(super)),
+      page_buffer_(extent::kMetaBlock),
+      ended_(executor) {}
+
+Checkpointer::~Checkpointer() {
+  ASSERT(!running_);
+}
+
+void Checkpointer::start() {
+  if (running_ || blocked_ > 0 || committer_.poisoned()) {
+    again_ = true;
+    return;
+  }
+  running_ = true;
+  run_detached();
+}
+
+io::Detached Checkpointer::run_detached() {
+  co_await io::yield(executor_);
+  again_ = false;
+  last_ = co_await run();
+  if (!last_) committer_.poison(fmt::format("a checkpoint failed: {}", last_.error().message));
+  running_ = false;
+  ended_.notify_all();
+}
+
+io::Task<Status> Checkpointer::run_now() {
+  while (running_) co_await ended_.wait();
+  if (committer_.poisoned()) co_return fail(Code::kReadOnly, committer_.poison_reason());
+  start();
+  while (running_) co_await ended_.wait();
+  co_return last_;
+}
+
+io::Task<Status> Checkpointer::block() {
+  ++blocked_;
+  while (running_) co_await ended_.wait();
+  co_return Status{};
+}
+
+void Checkpointer::unblock() {
+  ASSERT(blocked_ > 0);
+  if (--blocked_ == 0 && again_) start();
+}
+
+io::Task<Status> Checkpointer::run() {
+  const Committer::Frozen frozen = committer_.freeze();
+  const CkptSeq sequence = super_.checkpoint.next();
+  extent::Superblock next = super_;
+  new_places_.clear();
+  auto pages = co_await write_pages(frozen.pages, sequence, &next.table_digest);
+  if (!pages) co_return pages;
+  next.sequence = super_.sequence + 1;
+  next.checkpoint = sequence;
+  next.replay_from = frozen.replay_from;
+  next.replay_prev_crc = frozen.prev_crc;
+  // Rows may be newer than the frozen journal position: they are absolute, and replaying their records
+  // changes nothing.
+  next.segments = segments_.rows();
+  for (const extent::SegmentRow& row : next.segments)
+    next.next_segment = std::max(next.next_segment, row.id.next());
+  auto written = co_await extent::write_superblock(*segments_.primary().file, next);
+  if (!written) co_return written;
+  super_ = next;
+  for (const NewPlace& at : new_places_) segments_.all()[at.segment_index]->places[at.page] = at.place;
+  committer_.checkpointed(frozen.replay_from);
+  co_return Status{};
+}
+
+io::Task<Status> Checkpointer::write_pages(const extent::DirtyPages& pages, CkptSeq sequence,
+                                           uint64_t* digest) {
+  std::vector<bool> touched(segments_.size(), false);
+  for (const extent::DirtyPages::Page& page : pages.pages()) {
+    auto written = co_await write_page(pages, page, sequence, digest);
+    if (!written) co_return written;
+    touched[page.segment_index] = true;
+  }
+  for (size_t i = 0; i < touched.size(); ++i) {
+    if (!touched[i]) continue;
+    const int synced = co_await io::sync(*segments_.all()[i]->file);
+    if (synced < 0) co_return fail_errno(synced, "cannot sync the table");
+  }
+  co_return Status{};
+}
+
+io::Task<Status> Checkpointer::write_page(const extent::DirtyPages& pages, extent::DirtyPages::Page at,
+                                          CkptSeq sequence, uint64_t* digest) {
+  Segment& segment = *segments_.all()[at.segment_index];
+  const uint8_t place = segment.places[at.page];
+  extent::TablePage page;
+  page.volume = volume_;
+  page.segment = segment.row.uuid;
+  page.page = at.page;
+  page.pcn_base = segment.row.pcn_base;
+  if (place != extent::kNoPlace) {
+    const int read =
+        co_await io::read(*segment.file, segment.layout.page_offset(at.page, place), page_buffer_.span());
+    if (read < 0) co_return fail_errno(read, "cannot read a table page");
+    auto old = extent::decode_page(page_buffer_.span(), volume_, page.segment, at.page, page.pcn_base);
+    if (!old) co_return tl::unexpected(old.error());
+    if (!*old)
+      co_return fail(Code::kCorrupt,
+                     fmt::format("table page {} of segment {} has vanished", at.page, segment.row.id.v));
+    page.entries = (*old)->page.entries;
+    *digest -= extent::page_digest(page.pcn_base, at.page, (*old)->page.checkpoint, (*old)->crc);
+  }
+  page.checkpoint = sequence;
+  pages.apply(at, page.entries);
+  const uint32_t crc = extent::encode_page(page, page_buffer_.span());
+  *digest += extent::page_digest(page.pcn_base, at.page, sequence, crc);
+  const uint8_t other = place == 0 ? 1 : 0;
+  const int written =
+      co_await io::write(*segment.file, segment.layout.page_offset(at.page, other), page_buffer_.span());
+  if (written < 0) co_return fail_errno(written, "cannot write a table page");
+  new_places_.push_back({at.segment_index, at.page, other});
+  co_return Status{};
+}
+
+}  // namespace foreshadow::volume

@@ -1,0 +1,58 @@
+#pragma once
+// Folds the journal into the segment tables, so that its space can be used again. extent/recovery.h has the
+// crash argument.
+#include <string>
+
+#include "base/error.h"
+#include "extent/superblock.h"
+#include "io/executor.h"
+#include "io/task.h"
+#include "volume/committer.h"
+#include "volume/segment_set.h"
+
+namespace foreshadow::volume {
+
+// One checkpoint at a time, in the background; foreground writes go on. Only what is durable in the journal
+// goes into a page, so a page never runs ahead of the data it maps.
+class Checkpointer {
+ public:
+  // `super` is what is on disk now; `super.sequence` the highest sequence any copy carries.
+  Checkpointer(io::Executor& executor, SegmentSet& segments, Committer& committer, const Uuid& volume,
+               extent::Superblock super);
+  ~Checkpointer();
+
+  void start();                // in the background, unless one is running; a failure poisons
+  io::Task<Status> run_now();  // and wait for it
+  // Held: no checkpoint runs until unblock().
+  io::Task<Status> block();
+  void unblock();
+  bool running() const { return running_; }
+  const extent::Superblock& super() const { return super_; }
+
+ private:
+  io::Task<Status> run();
+  io::Task<Status> write_pages(const extent::DirtyPages& pages, CkptSeq sequence, uint64_t* digest);
+  io::Task<Status> write_page(const extent::DirtyPages& pages, extent::DirtyPages::Page page,
+                              CkptSeq sequence, uint64_t* digest);
+  io::Detached run_detached();
+
+  io::Executor& executor_;
+  SegmentSet& segments_;
+  Committer& committer_;
+  const Uuid volume_;
+  extent::Superblock super_;
+  io::Buffer page_buffer_;
+  struct NewPlace {
+    uint32_t segment_index;
+    uint32_t page;
+    uint8_t place;
+  };
+  std::vector<NewPlace> new_places_;
+  bool running_ = false;
+  bool again_ = false;
+  uint32_t blocked_ = 0;
+  Status last_;
+  io::Event ended_;
+};
+
+}  // namespace foreshadow::volume

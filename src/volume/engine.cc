@@ -1,0 +1,283 @@
+#include "volume/engine.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/limits.h"
+
+namespace foreshadow::volume {
+namespace {
+
+constexpr size_t kKeepBounce = 8 * kMiB;
+constexpr size_t kZeroBytes = kMiB;
+
+Committer::Start committer_start(const extent::Recovered& recovered, const RunOptions& options) {
+  return {recovered.label.volume,      recovered.super.epoch, recovered.next_block,
+          recovered.super.replay_from, recovered.prev_crc,    options.checkpoint_percent};
+}
+
+void add_segments(SegmentSet& set, extent::Recovered& recovered, std::vector<SegmentFile>& files) {
+  for (extent::RecoveredSegment& from : recovered.segments) {
+    auto segment = std::make_unique<Segment>();
+    segment->row = from.row;
+    segment->layout = from.layout;
+    segment->file = std::move(files[from.file].file);
+    segment->allocator = std::move(from.allocator);
+    segment->places = std::move(from.places);
+    set.add(std::move(segment));
+  }
+}
+
+extent::Superblock super_after(const extent::Recovered& recovered) {
+  extent::Superblock super = recovered.super;
+  super.sequence = std::max(super.sequence, recovered.highest_super_sequence);
+  return super;
+}
+
+SegmentSet make_segments(extent::Recovered& recovered, std::vector<SegmentFile>& files) {
+  SegmentSet set;
+  add_segments(set, recovered, files);
+  return set;
+}
+
+}  // namespace
+
+Engine::Engine(io::Executor& executor, std::unique_ptr<extent::Recovered> recovered,
+               std::vector<SegmentFile> files, RunOptions options)
+    : executor_(executor),
+      options_(options),
+      label_(recovered->label),
+      geometry_(recovered->label.geometry),
+      redirect_(recovered->super.redirect),
+      size_(recovered->super.size),
+      segments_(make_segments(*recovered, files)),
+      map_(std::move(recovered->map)),
+      next_segment_(recovered->super.next_segment),
+      committer_(executor, segments_, *this, committer_start(*recovered, options),
+                 {options.commit_idle, options.commit_age}),
+      checkpointer_(executor, segments_, committer_, recovered->label.volume, super_after(*recovered)),
+      placement_(segments_, *this),
+      buffers_(kKeepBounce),
+      zeros_(kZeroBytes),
+      drained_(executor) {
+  std::fill(zeros_.span().begin(), zeros_.span().end(), std::byte{0});
+  alignment_ = segments_.alignment();
+  for (const extent::Delta& delta : recovered->deltas) committer_.add_committed(delta);
+  for (const extent::PageRef& page : recovered->unfinished) {
+    committer_.committed().touch(static_cast<uint32_t>(page.segment), page.page);
+  }
+  hold_timer_.op.target = this;
+  hold_timer_.op.done = [](io::Op* op, int) { static_cast<Engine*>(op->target)->expire_held(); };
+}
+
+Engine::~Engine() {
+  executor_.cancel(hold_timer_);
+  ASSERT(idle_tasks_.size() == tasks_.size());
+}
+
+block::DeviceInfo Engine::info() const {
+  block::DeviceInfo out;
+  out.size = size_;
+  out.preferred_block = std::max(geometry_.sub_block(), 4096u);
+  out.description = "Foreshadow volume " + label_.name;
+  return out;
+}
+
+IoTask* Engine::take_task(block::Request& request) {
+  if (idle_tasks_.empty()) {
+    tasks_.push_back(std::make_unique<IoTask>());
+    IoTask* fresh = tasks_.back().get();
+    fresh->engine = this;
+    fresh->granted = [](LockOwner* owner) {
+      auto* task = static_cast<IoTask*>(owner);
+      task->engine->on_granted(*task);
+    };
+    fresh->CommitWaiter::done = [](CommitWaiter* waiter, Code code) {
+      auto* task = static_cast<IoTask*>(waiter);
+      task->engine->finish(*task, code);
+    };
+    fresh->post_op.task = fresh;
+    fresh->post_op.done = [](io::Op* op, int) {
+      IoTask* task = static_cast<IoTask::TaskOp*>(op)->task;
+      task->engine->on_posted(*task);
+    };
+    idle_tasks_.push_back(fresh);
+  }
+  IoTask* task = idle_tasks_.back();
+  idle_tasks_.pop_back();
+  task->request = &request;
+  task->code = Code::kOk;
+  task->was_held = false;
+  request.device_state = task;
+  return task;
+}
+
+void Engine::submit(block::Request& request) {
+  request.submitted_at = executor_.now();
+  stats_.queue_depth_max = std::max(stats_.queue_depth_max, ++stats_.queue_depth);
+  IoTask& task = *take_task(request);
+  const bool mutates = request.kind != block::OpKind::kRead && request.kind != block::OpKind::kFlush;
+  if (closing_) return finish_later(task, Code::kShutdown);
+  if (request.offset > size_ || request.length > size_ - request.offset) {
+    return finish_later(task, mutates ? Code::kNoSpace : Code::kInvalidArgument);
+  }
+  if (mutates && committer_.poisoned()) return finish_later(task, Code::kReadOnly);
+  const uint64_t end = request.offset + request.length;
+  switch (request.kind) {
+    case block::OpKind::kFlush:
+      ++stats_.flushes;
+      return committer_.wait(task);
+    case block::OpKind::kRead:
+      if (request.length == 0) return finish_later(task, Code::kOk);
+      return start_read(task);
+    case block::OpKind::kWrite:
+      if (request.length == 0) return finish_later(task, Code::kOk);
+      return start_write(task, request.offset, end, request.data.data(), true);
+    case block::OpKind::kZero:
+      if (request.fast_zero && request.no_hole) return finish_later(task, Code::kUnsupported);
+      break;
+    case block::OpKind::kTrim:
+      break;
+  }
+  ++stats_.trim_ops;
+  task.cursor = request.offset;
+  next_unmap_step(task);
+}
+
+void Engine::lock_and_go(IoTask& task) {
+  if (locks_.acquire(task)) go(task);
+}
+
+void Engine::on_granted(IoTask& task) {
+  go(task);
+}
+
+void Engine::go(IoTask& task) {
+  switch (task.step) {
+    case IoTask::Step::kRead:
+      return run_read(task);
+    case IoTask::Step::kFill:
+    case IoTask::Step::kWrite:
+      return run_write(task);
+    case IoTask::Step::kUnmap:
+      return run_unmap(task);
+  }
+}
+
+uint16_t Engine::bits_of(Lcn lcn, uint64_t begin, uint64_t end) const {
+  const uint64_t base = uint64_t{lcn.v} << geometry_.cluster_bits();
+  const uint64_t from = std::max(begin, base) - base;
+  const uint64_t to = std::min(end, base + geometry_.cluster()) - base;
+  const auto first = static_cast<uint32_t>(from >> geometry_.sub_block_bits);
+  const auto last = static_cast<uint32_t>(div_up(to, geometry_.sub_block()));
+  return static_cast<uint16_t>((1u << last) - (1u << first));
+}
+
+// [from, to) of the volume, within one cluster, lies with `owner`. Joins the piece before where disk and
+// memory go on.
+void Engine::add_piece(IoTask& task, Pcn owner, uint64_t from, uint64_t to, bool is_write) {
+  Segment& segment = segments_.of(owner);
+  const uint64_t at = segment.data_offset(owner, geometry_) + (from & (geometry_.cluster() - 1));
+  std::byte* memory = task.memory + (from - task.begin);
+  if (!task.pieces.empty()) {
+    Piece& last = task.pieces.back();
+    if (last.segment == &segment && last.at + last.memory.size() == at &&
+        last.memory.data() + last.memory.size() == memory) {
+      last.memory = {last.memory.data(), last.memory.size() + (to - from)};
+      return;
+    }
+  }
+  Piece& piece = task.pieces.emplace_back();
+  piece.task = &task;
+  piece.segment = &segment;
+  piece.at = at;
+  piece.memory = {memory, to - from};
+  piece.is_write = is_write;
+}
+
+void Engine::submit_pieces(IoTask& task) {
+  task.pending = static_cast<uint32_t>(task.pieces.size());
+  for (Piece& piece : task.pieces) {
+    piece.done = [](io::Op* op, int result) {
+      auto* done = static_cast<Piece*>(op);
+      done->task->engine->on_piece(*done, result);
+    };
+    if (piece.is_write) {
+      piece.segment->file->write(piece, piece.at, piece.memory);
+    } else {
+      piece.segment->file->read(piece, piece.at, piece.memory);
+    }
+  }
+}
+
+void Engine::on_piece(Piece& piece, int result) {
+  IoTask& task = *piece.task;
+  if (result < 0 && task.code == Code::kOk)
+    task.code = code_from_errno(result) == Code::kNoSpace ? Code::kNoSpace : Code::kIo;
+  if (piece.is_write) piece.segment->unsynced = true;
+  if (--task.pending == 0) pieces_done(task);
+}
+
+void Engine::pieces_done(IoTask& task) {
+  task.pieces.clear();
+  switch (task.step) {
+    case IoTask::Step::kRead:
+      return read_done(task);
+    case IoTask::Step::kFill:
+      return run_write(task);
+    case IoTask::Step::kWrite:
+      return write_done(task);
+    case IoTask::Step::kUnmap:
+      break;
+  }
+  ASSERT(false);
+}
+
+void Engine::durable_or_finish(IoTask& task) {
+  if (task.request->fua && task.code == Code::kOk) return committer_.wait(task);
+  finish(task, task.code);
+}
+
+void Engine::finish_later(IoTask& task, Code code) {
+  task.code = code;
+  task.step = IoTask::Step::kRead;  // on_posted: complete
+  executor_.post(task.post_op);
+}
+
+void Engine::on_posted(IoTask& task) {
+  if (task.step == IoTask::Step::kUnmap) return next_unmap_step(task);
+  durable_or_finish(task);
+}
+
+void Engine::finish(IoTask& task, Code code) {
+  ASSERT(task.nodes.empty() && task.pending == 0);
+  block::Request& request = *task.request;
+  const auto latency = static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::microseconds>(executor_.now() - request.submitted_at).count());
+  if (request.kind == block::OpKind::kRead) {
+    ++stats_.read_ops;
+    stats_.read_bytes += request.length;
+    stats_.read_latency_us.add(latency);
+  } else if (request.kind == block::OpKind::kWrite) {
+    ++stats_.write_ops;
+    stats_.write_bytes += request.length;
+    stats_.write_latency_us.add(latency);
+  }
+  if (request.kind == block::OpKind::kRead || request.kind == block::OpKind::kWrite) {
+    stats_.block_size.add(request.length);
+    stats_.sequential_ops += request.offset == sequential_next_ ? 1 : 0;
+    sequential_next_ = request.offset + request.length;
+  }
+  if (code != Code::kOk && request.kind != block::OpKind::kRead && code != Code::kShutdown)
+    ++stats_.failed_writes;
+  --stats_.queue_depth;
+  if (task.bounce.size() > 0) buffers_.give(std::move(task.bounce));
+  task.bounce = io::Buffer();
+  task.request = nullptr;
+  task.plans.clear();
+  idle_tasks_.push_back(&task);
+  if (idle_tasks_.size() == tasks_.size()) drained_.notify_all();
+  request.done(&request, code);
+}
+
+}  // namespace foreshadow::volume

@@ -1,0 +1,148 @@
+#pragma once
+// The Volume: requests in, pieces out to segments, map and journal kept in step. One executor, no locks, no
+// threads.
+#include <deque>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "extent/map.h"
+#include "extent/recovery.h"
+#include "volume/checkpointer.h"
+#include "volume/committer.h"
+#include "volume/io_task.h"
+#include "volume/lock_table.h"
+#include "volume/placement.h"
+#include "volume/volume.h"
+
+namespace foreshadow::volume {
+
+class Engine final : public Volume, private CommitSink, private PlacementSink {
+ public:
+  Engine(io::Executor& executor, std::unique_ptr<extent::Recovered> recovered, std::vector<SegmentFile> files,
+         RunOptions options);
+  ~Engine() override;
+
+  block::DeviceInfo info() const override;
+  void submit(block::Request& request) override;
+  std::vector<block::Extent> extents(uint64_t offset, uint64_t length, size_t max_extents) const override;
+
+  const Uuid& id() const override { return label_.volume; }
+  const std::string& name() const override { return label_.name; }
+  extent::Geometry geometry() const override { return geometry_; }
+  Redirect redirect() const override { return redirect_; }
+  void set_listener(Listener* listener) override { listener_ = listener; }
+  io::Task<Status> attach_shadow(SegmentFile segment) override;
+  Status activate_shadow(Uuid segment) override;
+  io::Task<Status> merge_shadow(Uuid segment) override;
+  io::Task<Status> flush() override { return committer_.commit(); }
+  io::Task<Status> checkpoint() override;
+  io::Task<Result<extent::CheckReport>> check() override;
+  io::Task<Status> close() override;
+  Usage usage() const override;
+  std::vector<SegmentInfo> segments() const override;
+  bool has_warm_shadow() const override;
+  const block::IoStats& stats() const override { return stats_; }
+  const std::string& read_only_reason() const override { return committer_.poison_reason(); }
+
+ private:
+  // A request's way in and out (engine.cc).
+  IoTask* take_task(block::Request& request);
+  void on_granted(IoTask& task);
+  void on_piece(Piece& piece, int result);
+  void go(IoTask& task);  // the step's locks are held
+  void lock_and_go(IoTask& task);
+  void submit_pieces(IoTask& task);
+  void pieces_done(IoTask& task);
+  void finish_later(IoTask& task, Code code);
+  void finish(IoTask& task, Code code);
+  void durable_or_finish(IoTask& task);  // honours FUA
+  void add_piece(IoTask& task, Pcn owner, uint64_t from, uint64_t to, bool is_write);
+  void on_posted(IoTask& task);
+  uint16_t bits_of(Lcn lcn, uint64_t begin, uint64_t end) const;
+
+  // Reads (engine_read.cc).
+  void start_read(IoTask& task);
+  void run_read(IoTask& task);
+  void read_done(IoTask& task);
+
+  // Writes (engine_write.cc).
+  void start_write(IoTask& task, uint64_t begin, uint64_t end, const std::byte* source, bool may_skip_zeros);
+  void lock_write(IoTask& task);
+  bool fill_edges(IoTask& task);
+  void run_write(IoTask& task);
+  uint32_t plan_write(IoTask& task, bool may_move);
+  ClusterPlan plan_cluster(const IoTask& task, Lcn lcn, bool may_move);
+  void choose_target(ClusterPlan& plan, const extent::Mapping& mapping, bool may_move);
+  bool claim_clusters(IoTask& task);
+  void write_plans(IoTask& task);
+  void reserve(IoTask& task, uint32_t clusters);
+  void write_done(IoTask& task);
+  void place(const ClusterPlan& plan);
+  void record_mapping(Lcn lcn, const extent::Mapping& before, const extent::Mapping& after);
+
+  // Zero and trim (engine_unmap.cc).
+  void next_unmap_step(IoTask& task);
+  bool lock_unmap(IoTask& task);
+  void run_unmap(IoTask& task);
+  void unmap_cluster(Lcn lcn, uint16_t bits, std::vector<extent::Delta>& deltas, bool* emptied);
+
+  // The wall (engine_hold.cc).
+  void hold(IoTask& task);
+  void retry_held();
+  void retry_later();
+  void expire_held();
+  void fail_held(Code code);
+  void end_hold(IoTask& task);
+  void park(IoTask& task);  // until the batch has room
+
+  // CommitSink and PlacementSink.
+  void on_freed(const std::vector<Pcn>& clusters) override;
+  void on_batch_sealed() override;
+  void on_poisoned(const std::string& reason) override;
+  void on_journal_filling() override { checkpointer_.start(); }
+  void on_state_changed(Segment& segment) override;
+  void on_activated(Segment& segment) override;
+  void on_full(Segment& segment) override;
+  void tell(std::function<void(Listener&)> what);
+  void on_news(int result);
+  void on_retry(int result);
+
+  io::Executor& executor_;
+  const RunOptions options_;
+  const extent::Label label_;
+  const extent::Geometry geometry_;
+  const Redirect redirect_;
+  const uint64_t size_;
+  SegmentSet segments_;
+  extent::Map map_;
+  uint32_t alignment_ = 1;
+  SegmentId next_segment_;
+  Committer committer_;
+  Checkpointer checkpointer_;
+  Placement placement_;
+  LockTable locks_;
+  block::IoStats stats_;
+  Listener* listener_ = nullptr;
+  std::vector<std::unique_ptr<IoTask>> tasks_;
+  std::vector<IoTask*> idle_tasks_;
+  io::BufferPool buffers_;
+  io::Buffer zeros_;
+  uint64_t sequential_next_ = UINT64_MAX;
+
+  std::deque<IoTask*> held_;
+  IoTask* retrying_ = nullptr;
+  io::Timer hold_timer_;
+  std::deque<IoTask*> parked_;
+  std::vector<Pcn> taken_;             // scratch of reserve()
+  std::vector<extent::Delta> deltas_;  // scratch
+  std::vector<std::function<void(Listener&)>> news_;
+  io::MemberOp<Engine, &Engine::on_news> news_op_{this};
+  io::MemberOp<Engine, &Engine::on_retry> retry_op_{this};
+  bool retry_posted_ = false;
+  bool closing_ = false;
+  io::Event drained_;
+};
+
+}  // namespace foreshadow::volume

@@ -1,0 +1,106 @@
+// The wall. A first touch that finds no cluster waits, in order of arrival and without its locks, so that
+// reads and overwrites pass; a shadow or freed clusters let it go on, hold_timeout ends it with a clean "no
+// space". Nothing overtakes: a later first touch queues behind.
+#include <algorithm>
+#include <utility>
+
+#include "base/limits.h"
+#include "volume/engine.h"
+
+namespace foreshadow::volume {
+
+void Engine::hold(IoTask& task) {
+  locks_.release(task);
+  task.plans.clear();
+  const bool again = retrying_ == &task;
+  if (again) retrying_ = nullptr;
+  if (!task.was_held) {
+    if (held_.size() >= limits::kHeldRequests) return finish_later(task, Code::kNoSpace);
+    task.was_held = true;
+    task.held_since = executor_.now();
+    task.hold_deadline = task.held_since + options_.hold_timeout;
+    ++stats_.holds;
+    if (++stats_.held_now == 1) tell([](Listener& listener) { listener.on_hold_began(); });
+  }
+  // Only the oldest is ever retried, so what comes back belongs at the front.
+  again ? held_.push_front(&task) : held_.push_back(&task);
+  if (!hold_timer_.armed()) executor_.arm(hold_timer_, held_.front()->hold_deadline);
+  if (committer_.frees_pending()) committer_.request();
+}
+
+void Engine::retry_held() {
+  if (retrying_ != nullptr || held_.empty() || !placement_.can_place(1)) return;
+  retrying_ = held_.front();
+  held_.pop_front();
+  IoTask& task = *retrying_;
+  if (task.step_begin != task.begin || task.step_end != task.end) {
+    task.step = IoTask::Step::kFill;  // the edges may have changed meanwhile
+    task.filled = false;
+  }
+  lock_write(task);
+}
+
+// The task has its place, or has failed: it waits no more.
+void Engine::end_hold(IoTask& task) {
+  if (!task.was_held) return;
+  task.was_held = false;
+  const auto waited =
+      std::chrono::duration_cast<std::chrono::microseconds>(executor_.now() - task.held_since);
+  stats_.hold_us_max = std::max(stats_.hold_us_max, static_cast<uint64_t>(waited.count()));
+  if (--stats_.held_now == 0) tell([](Listener& listener) { listener.on_hold_ended(); });
+  if (retrying_ != &task) return;
+  retrying_ = nullptr;
+  retry_later();
+}
+
+// In a turn of its own: whoever made room is not done yet.
+void Engine::retry_later() {
+  if (std::exchange(retry_posted_, true)) return;
+  executor_.post(retry_op_);
+}
+
+void Engine::on_retry(int) {
+  retry_posted_ = false;
+  retry_held();
+}
+
+void Engine::expire_held() {
+  while (!held_.empty() && held_.front()->hold_deadline <= executor_.now()) {
+    IoTask* task = held_.front();
+    held_.pop_front();
+    end_hold(*task);
+    finish_later(*task, Code::kNoSpace);
+  }
+  if (!held_.empty()) executor_.arm(hold_timer_, held_.front()->hold_deadline);
+}
+
+void Engine::fail_held(Code code) {
+  while (!held_.empty()) {
+    IoTask* task = held_.front();
+    held_.pop_front();
+    end_hold(*task);
+    finish_later(*task, code);
+  }
+}
+
+void Engine::park(IoTask& task) {
+  parked_.push_back(&task);
+}
+
+void Engine::on_batch_sealed() {
+  std::deque<IoTask*> ready;
+  ready.swap(parked_);
+  for (IoTask* task : ready) go(*task);
+}
+
+void Engine::on_freed(const std::vector<Pcn>& clusters) {
+  for (const Pcn pcn : clusters) segments_.of(pcn).allocator.release(pcn);
+  retry_later();
+}
+
+void Engine::on_poisoned(const std::string& reason) {
+  fail_held(Code::kReadOnly);
+  tell([reason](Listener& listener) { listener.on_read_only(reason); });
+}
+
+}  // namespace foreshadow::volume

@@ -1,0 +1,274 @@
+// Writes. In place where the volume owns the sub-block; else a first touch: take a cluster, write, and only
+// when the data is down, map it and append one record, in the order of the acknowledgements. Nothing is
+// copied for the sake of a partial cluster.
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "base/assert.h"
+#include "extent/sealed_block.h"
+#include "volume/engine.h"
+
+namespace foreshadow::volume {
+
+using extent::kFullMask;
+using extent::Mapping;
+
+// [begin, end) takes the bytes at `source`. A range that is not whole sub-blocks goes through a bounce buffer
+// that is.
+void Engine::start_write(IoTask& task, uint64_t begin, uint64_t end, const std::byte* source,
+                         bool may_skip_zeros) {
+  task.step_begin = task.begin = begin;
+  task.step_end = task.end = end;
+  task.source = source;
+  task.may_skip_zeros = may_skip_zeros;
+  task.step = IoTask::Step::kWrite;
+  if ((begin | end) % geometry_.sub_block() != 0) {
+    task.step = IoTask::Step::kFill;
+    task.filled = false;
+    task.begin = align_down(begin, geometry_.sub_block());
+    task.end = align_up(end, geometry_.sub_block());
+    if (task.bounce.size() < task.end - task.begin) {
+      if (task.bounce.size() > 0) buffers_.give(std::move(task.bounce));
+      task.bounce = buffers_.take(task.end - task.begin);
+    }
+    task.memory = task.bounce.data();
+  } else {
+    // Nothing writes through this pointer: a File takes it as const.
+    task.memory = const_cast<std::byte*>(source);
+  }
+  lock_write(task);
+}
+
+void Engine::lock_write(IoTask& task) {
+  const uint64_t sub_block = geometry_.sub_block();
+  const auto first = static_cast<uint32_t>(task.begin >> geometry_.cluster_bits());
+  const auto last = static_cast<uint32_t>((task.end - 1) >> geometry_.cluster_bits());
+  for (uint32_t lcn = first; lcn <= last; ++lcn) {
+    uint16_t mask = bits_of(Lcn(lcn), task.begin, task.end);
+    uint16_t exclusive = 0;
+    if (redirect_ == Redirect::kAll) {
+      mask = exclusive = kFullMask;  // a move may give a physical cluster up
+    } else if (task.step == IoTask::Step::kFill) {
+      if (lcn == first && task.step_begin % sub_block != 0) {
+        exclusive |= bits_of(Lcn(lcn), task.begin, task.begin + sub_block);
+      }
+      if (lcn == last && task.step_end % sub_block != 0)
+        exclusive |= bits_of(Lcn(lcn), task.end - sub_block, task.end);
+    }
+    locks_.add(task, Lcn(lcn), mask, exclusive);
+  }
+  lock_and_go(task);
+}
+
+// Reads what the partly written sub-blocks at both ends hold now. False: reads are in flight, pieces_done()
+// comes back.
+bool Engine::fill_edges(IoTask& task) {
+  const uint64_t sub_block = geometry_.sub_block();
+  const auto fill = [&](uint64_t at) {
+    const Mapping mapping = map_.get(Lcn(static_cast<uint32_t>(at >> geometry_.cluster_bits())));
+    const auto bit = static_cast<uint16_t>(1u << (at / sub_block % extent::kSubBlocks));
+    if ((mapping.mask() & bit) == 0) {
+      std::memset(task.memory + (at - task.begin), 0, sub_block);
+    } else {
+      add_piece(task, (mapping.mask_a & bit) != 0 ? mapping.a : mapping.b, at, at + sub_block, false);
+    }
+  };
+  const bool head = task.step_begin % sub_block != 0;
+  const bool tail = task.step_end % sub_block != 0;
+  if (head) fill(task.begin);
+  if (tail && !(head && task.end - task.begin == sub_block)) fill(task.end - sub_block);
+  if (task.pieces.empty()) return true;
+  submit_pieces(task);
+  return false;
+}
+
+void Engine::run_write(IoTask& task) {
+  if (task.step == IoTask::Step::kFill) {
+    if (!task.filled) {
+      task.filled = true;
+      if (!fill_edges(task)) return;
+    }
+    if (task.code == Code::kOk) {
+      std::memcpy(task.memory + (task.step_begin - task.begin), task.source, task.step_end - task.step_begin);
+    }
+    task.step = IoTask::Step::kWrite;
+  }
+  if (committer_.poisoned() && task.code == Code::kOk) task.code = Code::kReadOnly;
+  if (task.code != Code::kOk) {
+    end_hold(task);
+    locks_.release(task);
+    return finish_later(task, task.code);
+  }
+  if (!claim_clusters(task)) return;
+  end_hold(task);
+  write_plans(task);
+}
+
+// Plans the write and takes the clusters it needs. False: the task waits, for the journal or at the wall.
+bool Engine::claim_clusters(IoTask& task) {
+  const bool others_first = retrying_ != &task && (retrying_ != nullptr || !held_.empty());
+  uint32_t wanted = plan_write(task, true);
+  bool placeable = wanted == 0 || (!others_first && placement_.can_place(wanted));
+  if (!placeable && redirect_ == Redirect::kAll) {
+    // An overwrite is never held: without room to move to, it goes in place.
+    wanted = plan_write(task, false);
+    placeable = wanted == 0 || (!others_first && placement_.can_place(wanted));
+  }
+  const bool maps =
+      std::any_of(task.plans.begin(), task.plans.end(), [](const ClusterPlan& p) { return p.placed != 0; });
+  if (maps && !committer_.has_room()) {
+    park(task);
+    return false;
+  }
+  if (!placeable) {
+    hold(task);
+    return false;
+  }
+  if (wanted > 0) reserve(task, wanted);
+  return true;
+}
+
+// Sends the data of all plans on its way.
+void Engine::write_plans(IoTask& task) {
+  const uint64_t sub_block = geometry_.sub_block();
+  for (const ClusterPlan& plan : task.plans) {
+    if (plan.skip) continue;
+    const Mapping mapping = map_.get(plan.lcn);
+    const uint64_t base = uint64_t{plan.lcn.v} << geometry_.cluster_bits();
+    const auto owner_of = [&](uint32_t index) {
+      const auto bit = static_cast<uint16_t>(1u << index);
+      if ((plan.placed & bit) != 0) return plan.target;
+      return (mapping.mask_a & bit) != 0 ? mapping.a : mapping.b;
+    };
+    const auto last = static_cast<uint32_t>(std::bit_width(plan.bits));
+    for (auto index = static_cast<uint32_t>(std::countr_zero(plan.bits)); index < last;) {
+      const Pcn owner = owner_of(index);
+      uint32_t to = index + 1;
+      while (to < last && owner_of(to) == owner) ++to;
+      add_piece(task, owner, base + index * sub_block, base + to * sub_block, true);
+      index = to;
+    }
+  }
+  if (!task.pieces.empty()) return submit_pieces(task);
+  task.plans.clear();  // zeros onto nothing
+  locks_.release(task);
+  if (task.request->kind == block::OpKind::kWrite) return finish_later(task, Code::kOk);
+  task.step = IoTask::Step::kUnmap;
+  executor_.post(task.post_op);
+}
+
+// Fills task.plans; returns how many clusters must be taken.
+uint32_t Engine::plan_write(IoTask& task, bool may_move) {
+  task.plans.clear();
+  uint32_t wanted = 0;
+  const auto first = static_cast<uint32_t>(task.begin >> geometry_.cluster_bits());
+  const auto last = static_cast<uint32_t>((task.end - 1) >> geometry_.cluster_bits());
+  for (uint32_t lcn = first; lcn <= last; ++lcn) {
+    const ClusterPlan plan = plan_cluster(task, Lcn(lcn), may_move);
+    wanted += plan.placed != 0 && plan.target.v == 0 ? 1 : 0;
+    task.plans.push_back(plan);
+  }
+  return wanted;
+}
+
+ClusterPlan Engine::plan_cluster(const IoTask& task, Lcn lcn, bool may_move) {
+  const Mapping mapping = map_.get(lcn);
+  ClusterPlan plan;
+  plan.lcn = lcn;
+  plan.bits = bits_of(lcn, task.begin, task.end);
+  plan.placed = plan.bits & static_cast<uint16_t>(~mapping.mask());
+  if (plan.placed == plan.bits && task.may_skip_zeros) {
+    const uint64_t base = uint64_t{lcn.v} << geometry_.cluster_bits();
+    const uint64_t from = std::max(task.begin, base);
+    const uint64_t to = std::min(task.end, base + geometry_.cluster());
+    if (extent::all_zero({task.memory + (from - task.begin), to - from})) {
+      plan.skip = true;
+      plan.placed = 0;
+      return plan;
+    }
+  }
+  choose_target(plan, mapping, may_move);
+  return plan;
+}
+
+// Where the bits that have no place yet go, and with `redirect all` also which bits leave the place they
+// have.
+void Engine::choose_target(ClusterPlan& plan, const Mapping& mapping, bool may_move) {
+  Segment* active = may_move && redirect_ == Redirect::kAll ? placement_.active_with_room() : nullptr;
+  const auto lies_in_active = [&](Pcn pcn) {
+    return active != nullptr && pcn.v != 0 && &segments_.of(pcn) == active;
+  };
+  if (lies_in_active(mapping.a) || lies_in_active(mapping.b)) {
+    plan.target = lies_in_active(mapping.a) ? mapping.a : mapping.b;
+    const uint16_t there = plan.target == mapping.a ? mapping.mask_a : mapping.mask_b;
+    plan.placed = plan.bits & static_cast<uint16_t>(~there);
+  } else if (active != nullptr && mapping.a.v != 0 && mapping.b.v == 0) {
+    plan.placed = plan.bits;  // all of it moves, into a cluster still to be taken
+  } else if (plan.placed != 0) {
+    plan.target = mapping.a;  // beside what is there; a new cluster if nothing is
+  }
+}
+
+// Takes clusters for the plans that need one, and notes them in the map with no sub-block yet, so that a
+// neighbour in the same cluster finds the place.
+void Engine::reserve(IoTask& task, uint32_t clusters) {
+  taken_.clear();
+  placement_.take(clusters, taken_);
+  size_t next = 0;
+  for (ClusterPlan& plan : task.plans) {
+    if (plan.placed == 0 || plan.target.v != 0) continue;
+    plan.target = taken_[next++];
+    Mapping mapping = map_.get(plan.lcn);
+    (mapping.a.v == 0 ? mapping.a : mapping.b) = plan.target;
+    map_.set(plan.lcn, mapping);
+  }
+  ASSERT(next == clusters);
+  stats_.allocated_bytes += uint64_t{clusters} * geometry_.cluster();
+}
+
+void Engine::write_done(IoTask& task) {
+  if (committer_.poisoned() && task.code == Code::kOk) task.code = Code::kReadOnly;
+  if (task.code == Code::kOk) {
+    for (const ClusterPlan& plan : task.plans) {
+      if (plan.placed != 0) place(plan);
+    }
+  }
+  task.plans.clear();
+  locks_.release(task);
+  if (task.request->kind == block::OpKind::kWrite || task.code != Code::kOk) return durable_or_finish(task);
+  task.step = IoTask::Step::kUnmap;  // one step of a larger zero request
+  next_unmap_step(task);
+}
+
+// The data of `plan` is down: its bits now lie with its target.
+void Engine::place(const ClusterPlan& plan) {
+  const Mapping before = map_.get(plan.lcn);
+  Mapping after = before;
+  ASSERT(after.a == plan.target || after.b == plan.target);
+  const bool into_a = after.a == plan.target;
+  uint16_t& gaining = into_a ? after.mask_a : after.mask_b;
+  uint16_t& losing = into_a ? after.mask_b : after.mask_a;
+  gaining |= plan.placed;
+  losing &= static_cast<uint16_t>(~plan.placed);
+  const Pcn loser = into_a ? after.b : after.a;
+  const bool emptied = loser.v != 0 && losing == 0 && (into_a ? before.mask_b : before.mask_a) != 0;
+  if (emptied) {
+    committer_.free_when_durable(loser);
+    after = {plan.target, Pcn(0), gaining, 0};
+  }
+  record_mapping(plan.lcn, before, after);
+}
+
+void Engine::record_mapping(Lcn lcn, const Mapping& before, const Mapping& after) {
+  if (before == after) return;
+  map_.set(lcn, after);
+  deltas_.clear();
+  extent::append_deltas(lcn, before, after, deltas_);
+  extent::MapRecord record{lcn, after.a, after.b, after.mask_a, after.mask_b};
+  if (record.mask_b == 0) record.b = Pcn(0);
+  if (record.mask_a == 0) record = {lcn, record.b, Pcn(0), record.mask_b, 0};
+  if (record.mask_a != 0) committer_.append(record, deltas_);
+}
+
+}  // namespace foreshadow::volume

@@ -1,0 +1,184 @@
+// A shadow's life as the volume sees it, and the volume's own end.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/limits.h"
+#include "volume/engine.h"
+
+namespace foreshadow::volume {
+
+using extent::SegmentState;
+
+// Crash points: before the commit the backing is an orphan, labelled but in no table, and is removed or
+// attached again; after it the segment is part of the volume. Nothing is placed in it that is not journaled
+// behind its own record.
+io::Task<Status> Engine::attach_shadow(SegmentFile segment) {
+  if (segments_.find(segment.uuid) == nullptr) {
+    std::string blemish;
+    auto label = co_await extent::read_label(*segment.file, &blemish);
+    if (!label) co_return tl::unexpected(label.error());
+    if (label->volume != id() || label->segment != segment.uuid || label->role != SegmentRole::kShadow ||
+        label->geometry != geometry_) {
+      co_return fail(Code::kInvalidArgument, fmt::format("segment {} was not made as a shadow of volume {}",
+                                                         segment.uuid.str(), name()));
+    }
+    if (closing_) co_return fail(Code::kShutdown, fmt::format("volume {} is closing", name()));
+    if (committer_.poisoned()) co_return fail(Code::kReadOnly, committer_.poison_reason());
+    // The same segment may have come in twice while the label was read.
+    if (segments_.find(segment.uuid) == nullptr) {
+      if (segments_.size() >= limits::kSegments) {
+        co_return fail(Code::kLimit, fmt::format("volume {} has {} segments already, the most it can have",
+                                                 name(), limits::kSegments));
+      }
+      auto fresh = std::make_unique<Segment>();
+      fresh->row = {next_segment_,
+                    segment.uuid,
+                    SegmentRole::kShadow,
+                    SegmentState::kWarm,
+                    segments_.next_pcn_base(),
+                    label->layout.clusters};
+      if (fresh->row.pcn_base.v >= extent::kPcnEnd - fresh->row.clusters) {
+        co_return fail(Code::kLimit, fmt::format("volume {} has no physical cluster numbers left", name()));
+      }
+      next_segment_ = next_segment_.next();
+      fresh->layout = label->layout;
+      fresh->file = std::move(segment.file);
+      fresh->allocator = extent::Allocator(fresh->row.pcn_base, fresh->row.clusters);
+      fresh->places.assign(fresh->layout.table_pages, extent::kNoPlace);
+      alignment_ = std::max(alignment_, fresh->file->alignment());
+      committer_.append(segments_.add(std::move(fresh)).row, {});
+      retry_later();
+    }
+  }
+  auto committed = co_await committer_.commit();
+  co_return committed;
+}
+
+Status Engine::activate_shadow(Uuid segment) {
+  Segment* shadow = segments_.find(segment);
+  if (shadow == nullptr)
+    return fail(Code::kNotFound, fmt::format("volume {} has no segment {}", name(), segment.str()));
+  if (committer_.poisoned()) return fail(Code::kReadOnly, committer_.poison_reason());
+  if (shadow->row.state == SegmentState::kActive) return {};
+  if (shadow->row.state != SegmentState::kWarm) {
+    return fail(Code::kFailedPrecondition,
+                fmt::format("segment {} of volume {} is not warm", shadow->row.id.v, name()));
+  }
+  placement_.activate(*shadow);
+  retry_later();
+  return {};
+}
+
+// prepare: no new cluster goes there, and everything so far is durable. adopt: one record. Map entries name
+// physical clusters, so none changes.
+io::Task<Status> Engine::merge_shadow(Uuid segment) {
+  Segment* shadow = segments_.find(segment);
+  if (shadow == nullptr)
+    co_return fail(Code::kNotFound, fmt::format("volume {} has no segment {}", name(), segment.str()));
+  if (shadow->row.state != SegmentState::kMerged) {
+    placement_.seal(*shadow);
+    auto prepared = co_await committer_.commit();
+    if (!prepared) co_return prepared;
+    placement_.merged(*shadow);
+    retry_later();
+  }
+  auto adopted = co_await committer_.commit();
+  co_return adopted;
+}
+
+io::Task<Status> Engine::checkpoint() {
+  auto committed = co_await committer_.commit();
+  if (!committed) co_return committed;
+  auto written = co_await checkpointer_.run_now();
+  co_return written;
+}
+
+// With no commit and no checkpoint under way, what is on disk stands still, and is the volume as of the last
+// commit.
+io::Task<Result<extent::CheckReport>> Engine::check() {
+  auto committed = co_await committer_.commit();
+  if (!committed) co_return tl::unexpected(committed.error());
+  auto commits = co_await committer_.block();
+  auto checkpoints = co_await checkpointer_.block();
+  std::vector<io::File*> files;
+  for (const auto& segment : segments_.all()) files.push_back(segment->file.get());
+  extent::CheckReport report = co_await extent::check_segments(std::move(files));
+  checkpointer_.unblock();
+  committer_.unblock();
+  if (!commits || !checkpoints) co_return fail(Code::kInternal, "the volume could not be held still");
+  co_return report;
+}
+
+io::Task<Status> Engine::close() {
+  closing_ = true;
+  fail_held(Code::kShutdown);
+  while (idle_tasks_.size() != tasks_.size()) co_await drained_.wait();
+  auto committed = co_await committer_.commit();
+  auto written = co_await checkpointer_.run_now();
+  auto commits = co_await committer_.block();  // for good: nothing runs any more
+  auto checkpoints = co_await checkpointer_.block();
+  while (retry_posted_ || !news_.empty()) co_await io::yield(executor_);
+  executor_.cancel(hold_timer_);
+  if (!committed) co_return committed;
+  if (!written) co_return written;
+  if (!commits) co_return commits;
+  co_return checkpoints;
+}
+
+void Engine::on_state_changed(Segment& segment) {
+  committer_.append(segment.row, {});
+}
+
+void Engine::on_activated(Segment& segment) {
+  ++stats_.redirects_to_warm;
+  tell([id = segment.row.id](Listener& listener) { listener.on_redirected(id); });
+}
+
+void Engine::on_full(Segment& segment) {
+  tell([id = segment.row.id](Listener& listener) { listener.on_shadow_full(id); });
+}
+
+void Engine::tell(std::function<void(Listener&)> what) {
+  news_.push_back(std::move(what));
+  if (news_.size() == 1) executor_.post(news_op_);
+}
+
+void Engine::on_news(int) {
+  std::vector<std::function<void(Listener&)>> news;
+  news.swap(news_);
+  for (const auto& what : news) {
+    if (listener_ != nullptr) what(*listener_);
+  }
+}
+
+Usage Engine::usage() const {
+  Usage out;
+  out.size = size_;
+  for (const auto& segment : segments_.all()) {
+    out.capacity += uint64_t{segment->row.clusters} * geometry_.cluster();
+    out.used += uint64_t{segment->row.clusters - segment->allocator.free()} * geometry_.cluster();
+    out.physical += segment->file->size();
+  }
+  out.data = map_.mapped_sub_blocks() * geometry_.sub_block();
+  out.map_memory = map_.memory_bytes();
+  return out;
+}
+
+std::vector<SegmentInfo> Engine::segments() const {
+  std::vector<SegmentInfo> out;
+  for (const auto& segment : segments_.all()) {
+    const extent::SegmentRow& row = segment->row;
+    const uint64_t used = row.clusters - segment->allocator.free();
+    out.push_back({row.id, row.uuid, row.role, row.state, uint64_t{row.clusters} * geometry_.cluster(),
+                   used * geometry_.cluster()});
+  }
+  return out;
+}
+
+bool Engine::has_warm_shadow() const {
+  return std::any_of(segments_.all().begin(), segments_.all().end(),
+                     [](const auto& segment) { return segment->row.state == SegmentState::kWarm; });
+}
+
+}  // namespace foreshadow::volume

@@ -1,0 +1,57 @@
+#include "volume/lock_table.h"
+
+#include "base/assert.h"
+
+namespace foreshadow::volume {
+namespace {
+constexpr size_t kSlab = 256;
+}
+
+LockTable::LockTable() : buckets_(size_t{1} << kBits) {}
+
+void LockTable::add(LockOwner& owner, Lcn lcn, uint16_t mask, uint16_t exclusive) {
+  ASSERT(mask != 0 && (exclusive & ~mask) == 0);
+  if (free_.empty()) {
+    slabs_.push_back(std::make_unique<LockNode[]>(kSlab));
+    for (size_t i = 0; i < kSlab; ++i) free_.push_back(&slabs_.back()[i]);
+  }
+  LockNode* node = free_.back();
+  free_.pop_back();
+  *node = {lcn, mask, exclusive, nullptr, &owner};
+  owner.nodes.push_back(node);
+}
+
+bool LockTable::acquire(LockOwner& owner) {
+  ASSERT(owner.conflicts == 0);
+  for (LockNode* node : owner.nodes) {
+    LockNode** link = &bucket(node->lcn).first;
+    for (; *link != nullptr; link = &(*link)->next) {
+      if ((*link)->owner != &owner && conflict(**link, *node)) ++owner.conflicts;
+    }
+    *link = node;
+  }
+  return owner.conflicts == 0;
+}
+
+void LockTable::release(LockOwner& owner) {
+  for (LockNode* node : owner.nodes) {
+    LockNode** link = &bucket(node->lcn).first;
+    while (*link != node) link = &(*link)->next;
+    *link = node->next;
+  }
+  // Whatever conflicts and is still listed came later (an earlier one would have kept `owner` waiting) and
+  // counted the node once.
+  std::vector<LockOwner*> ready;
+  for (const LockNode* node : owner.nodes) {
+    for (LockNode* other = bucket(node->lcn).first; other != nullptr; other = other->next) {
+      if (!conflict(*other, *node)) continue;
+      ASSERT(other->owner->conflicts > 0);
+      if (--other->owner->conflicts == 0) ready.push_back(other->owner);
+    }
+  }
+  free_.insert(free_.end(), owner.nodes.begin(), owner.nodes.end());
+  owner.nodes.clear();
+  for (LockOwner* next : ready) next->granted(next);
+}
+
+}  // namespace foreshadow::volume

@@ -1,0 +1,61 @@
+#pragma once
+// Order between requests that touch the same cluster at the same time.
+//
+// Reads and aligned overwrites of one cluster go on side by side: a block device orders nothing between
+// requests in flight. What must be alone is (a) a read-modify-write, on its sub-block, or it would undo a
+// neighbour's write; (b) anything that can take a physical cluster away (trim, zero, a move), on the whole
+// cluster, or a request in flight would read or write another cluster's data after reuse.
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "base/types.h"
+
+namespace foreshadow::volume {
+
+struct LockOwner;
+
+// One cluster a request holds or waits for. In the table's list of that cluster, in order of arrival.
+struct LockNode {
+  Lcn lcn;
+  uint16_t mask = 0;       // sub-blocks touched
+  uint16_t exclusive = 0;  // sub-blocks that must be alone; a subset of mask
+  LockNode* next = nullptr;
+  LockOwner* owner = nullptr;
+};
+
+// Embedded in a request's state. All its nodes are entered at once, so requests cannot deadlock: each waits
+// for earlier ones only.
+struct LockOwner {
+  void (*granted)(LockOwner*) = nullptr;  // called when the last conflict is gone; not from inside acquire()
+  uint32_t conflicts = 0;
+  std::vector<LockNode*> nodes;
+};
+
+// Hashed by cluster, chained; nodes come from a free list. Single-threaded.
+class LockTable {
+ public:
+  LockTable();
+  // Notes one cluster for `owner`; takes effect in acquire().
+  void add(LockOwner& owner, Lcn lcn, uint16_t mask, uint16_t exclusive);
+  // True: all is held now. False: `granted` will be called.
+  bool acquire(LockOwner& owner);
+  // Gives up everything; may call `granted` of others.
+  void release(LockOwner& owner);
+
+ private:
+  struct Bucket {
+    LockNode* first = nullptr;
+  };
+  static bool conflict(const LockNode& x, const LockNode& y) {
+    return x.lcn == y.lcn && ((x.exclusive & y.mask) | (y.exclusive & x.mask)) != 0;
+  }
+  Bucket& bucket(Lcn lcn) { return buckets_[(lcn.v * 0x9e3779b1u) >> (32 - kBits)]; }
+
+  static constexpr uint32_t kBits = 12;
+  std::vector<Bucket> buckets_;
+  std::vector<LockNode*> free_;
+  std::vector<std::unique_ptr<LockNode[]>> slabs_;
+};
+
+}  // namespace foreshadow::volume

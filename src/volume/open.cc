@@ -1,0 +1,100 @@
+// Making segments, and opening a volume from them.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/limits.h"
+#include "base/names.h"
+#include "extent/label.h"
+#include "volume/engine.h"
+
+namespace foreshadow::volume {
+namespace {
+
+io::Task<Status> write_labels(io::File& file, extent::Label label) {
+  const io::Buffer block(extent::kMetaBlock);
+  for (uint32_t copy = 0; copy < extent::kLabelCopies; ++copy) {
+    const uint64_t offset = extent::Layout::label_offset(copy);
+    extent::encode_label(label, offset, block.span());
+    const int written = co_await io::write(file, offset, block.span());
+    if (written < 0) co_return fail_errno(written, "cannot write the label");
+  }
+  const int synced = co_await io::sync(file);
+  if (synced < 0) co_return fail_errno(synced, "cannot sync the label");
+  co_return Status{};
+}
+
+Status check_create(const CreateOptions& options) {
+  TRY(Name::parse(options.name, "volume name"));
+  if (options.size == 0 || options.size > limits::kVolumeSizeMax) {
+    return fail(Code::kInvalidArgument, fmt::format("volume size {} is out of range: at most {}",
+                                                    options.size, limits::kVolumeSizeMax));
+  }
+  if (options.size % options.geometry.sub_block() != 0) {
+    return fail(Code::kInvalidArgument, fmt::format("volume size {} is not a multiple of {}", options.size,
+                                                    options.geometry.sub_block()));
+  }
+  return {};
+}
+
+}  // namespace
+
+// Crash points: until the label is durable the backing is nobody's, and is removed or formatted again; the
+// superblock is durable before it.
+io::Task<Status> Volume::format_primary(io::File& file, const CreateOptions& options, Uuid segment) {
+  auto checked = check_create(options);
+  if (!checked) co_return checked;
+  const uint32_t journal_blocks = options.journal_bytes == 0
+                                      ? extent::default_journal_blocks(file.size())
+                                      : static_cast<uint32_t>(options.journal_bytes / extent::kMetaBlock);
+  auto layout = extent::make_layout(file.size(), options.geometry, journal_blocks);
+  if (!layout) co_return tl::unexpected(layout.error());
+  extent::Superblock super;
+  super.volume = options.id;
+  super.sequence = 1;
+  super.size = options.size;
+  super.redirect = options.redirect;
+  super.next_segment = SegmentId(1);
+  super.segments.push_back({SegmentId(0), segment, SegmentRole::kPrimary, SegmentState::kMerged,
+                            Pcn(extent::kGranuleClusters), layout->clusters});
+  auto written = co_await extent::write_superblock(file, super);
+  if (!written) co_return written;
+  const extent::Label label{options.id,  segment, SegmentRole::kPrimary, options.geometry,
+                            file.size(), *layout, options.name};
+  auto labelled = co_await write_labels(file, label);
+  co_return labelled;
+}
+
+io::Task<Status> Volume::format_shadow(io::File& file, Uuid volume, Uuid segment, extent::Geometry geometry) {
+  auto layout = extent::make_layout(file.size(), geometry, 0);
+  if (!layout) co_return tl::unexpected(layout.error());
+  const extent::Label label{volume, segment, SegmentRole::kShadow, geometry, file.size(), *layout, ""};
+  auto labelled = co_await write_labels(file, label);
+  co_return labelled;
+}
+
+// Crash points: the repair makes damaged copies equal to the quorum and touches no good one; then the new
+// epoch is written by the superblock's own rule. Either superblock, old or new, replays the same journal.
+// Nothing is served before the new epoch is durable.
+io::Task<Result<Volume::Opened>> Volume::open(io::Executor& executor, std::vector<SegmentFile> segments,
+                                              RunOptions options) {
+  std::vector<io::File*> files;
+  for (const SegmentFile& segment : segments) files.push_back(segment.file.get());
+  auto recovered = co_await extent::recover(std::move(files));
+  if (!recovered) co_return tl::unexpected(recovered.error());
+  extent::Recovered& state = **recovered;
+  Opened out;
+  for (const size_t orphan : state.orphans) out.orphans.push_back(segments[orphan].uuid);
+  io::File& primary = *segments[state.segments.front().file].file;
+  auto repaired = co_await extent::repair_superblock(primary, state.stored, state.super_copy_good);
+  if (!repaired) co_return tl::unexpected(repaired.error());
+  state.super.epoch = state.super.epoch.next();
+  state.super.sequence = std::max(state.super.sequence, state.highest_super_sequence) + 1;
+  state.highest_super_sequence = state.super.sequence;
+  auto written = co_await extent::write_superblock(primary, state.super);
+  if (!written) co_return tl::unexpected(written.error());
+  out.volume = std::make_unique<Engine>(executor, std::move(*recovered), std::move(segments), options);
+  co_return out;
+}
+
+}  // namespace foreshadow::volume

@@ -1,0 +1,91 @@
+#include "volume/placement.h"
+
+#include "base/assert.h"
+
+namespace foreshadow::volume {
+namespace {
+
+using extent::SegmentState;
+
+Segment* first_in_state(SegmentSet& segments, SegmentState state) {
+  for (const auto& segment : segments.all()) {
+    if (segment->row.state == state) return segment.get();
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+Segment* Placement::active() {
+  return first_in_state(segments_, SegmentState::kActive);
+}
+Segment* Placement::warm() {
+  return first_in_state(segments_, SegmentState::kWarm);
+}
+
+Segment* Placement::active_with_room() {
+  Segment* shadow = active();
+  return shadow != nullptr && shadow->allocator.free() > 0 ? shadow : nullptr;
+}
+
+bool Placement::can_place(uint64_t clusters) const {
+  uint64_t room = 0;
+  for (const auto& segment : segments_.all()) {
+    if (segment->row.state != SegmentState::kSealed) room += segment->allocator.free();
+    if (room >= clusters) return true;
+  }
+  return false;
+}
+
+Segment* Placement::next_target() {
+  if (Segment* shadow = active_with_room()) return shadow;
+  for (const auto& segment : segments_.all()) {
+    if (segment->row.state == SegmentState::kMerged && segment->allocator.free() > 0) return segment.get();
+  }
+  Segment* shadow = warm();
+  if (shadow != nullptr) activate(*shadow);
+  return shadow;
+}
+
+void Placement::take(uint32_t clusters, std::vector<Pcn>& out) {
+  while (clusters > 0) {
+    Segment* target = next_target();
+    ASSERT(target != nullptr);
+    const extent::Allocator::Run run = target->allocator.allocate(clusters);
+    ASSERT(run.count > 0);
+    for (uint32_t i = 0; i < run.count; ++i) out.push_back(run.first.next(i));
+    clusters -= run.count;
+    const bool full_shadow = target->row.state == SegmentState::kActive && target->allocator.free() == 0;
+    if (full_shadow && !target->full_reported) {
+      target->full_reported = true;
+      sink_.on_full(*target);
+    }
+  }
+}
+
+void Placement::activate(Segment& shadow) {
+  if (Segment* before = active(); before != nullptr && before != &shadow) {
+    seal(*before);
+    if (!before->full_reported) {
+      before->full_reported = true;
+      sink_.on_full(*before);
+    }
+  }
+  set_state(shadow, SegmentState::kActive);
+  sink_.on_activated(shadow);
+}
+
+void Placement::seal(Segment& shadow) {
+  set_state(shadow, SegmentState::kSealed);
+}
+void Placement::merged(Segment& shadow) {
+  set_state(shadow, SegmentState::kMerged);
+}
+
+void Placement::set_state(Segment& segment, SegmentState state) {
+  if (segment.row.state == state) return;
+  segment.row.state = state;
+  sink_.on_state_changed(segment);
+}
+
+}  // namespace foreshadow::volume

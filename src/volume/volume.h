@@ -1,0 +1,136 @@
+#pragma once
+// The composite volume: one logical block device over segments. See ARCHITECTURE.md for the walk of a write,
+// and docs/format.md for what is on disk.
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "base/rng.h"
+#include "base/types.h"
+#include "base/uuid.h"
+#include "block/block_device.h"
+#include "block/io_stats.h"
+#include "extent/label.h"
+#include "extent/recovery.h"
+#include "extent/superblock.h"
+#include "io/executor.h"
+#include "io/file.h"
+#include "io/task.h"
+
+namespace foreshadow::volume {
+
+using extent::Redirect;
+using extent::SegmentRole;
+using extent::SegmentState;
+
+// A segment's backing, opened with the writer's lock.
+struct SegmentFile {
+  Uuid uuid;
+  std::unique_ptr<io::File> file;
+};
+
+struct SegmentInfo {
+  SegmentId id;
+  Uuid uuid;
+  SegmentRole role = SegmentRole::kPrimary;
+  SegmentState state = SegmentState::kMerged;
+  uint64_t capacity = 0;  // bytes of data
+  uint64_t used = 0;      // bytes of allocated clusters
+};
+
+struct Usage {
+  uint64_t size = 0;        // logical
+  uint64_t capacity = 0;    // data bytes of every segment, the warm one included
+  uint64_t used = 0;        // allocated clusters: what runs out
+  uint64_t data = 0;        // mapped sub-blocks
+  uint64_t physical = 0;    // bytes of the backings, metadata included
+  uint64_t map_memory = 0;  // bytes of memory the map takes
+};
+
+// Told from the executor, at once, and not from inside submit(). Everything is a hint: nothing waits for the
+// listener.
+class Listener {
+ public:
+  virtual ~Listener() = default;
+  virtual void on_redirected(SegmentId to) = 0;  // a warm shadow became active
+  virtual void on_shadow_full(
+      SegmentId segment) = 0;  // the active shadow has no free cluster, or was replaced
+  virtual void on_hold_began() = 0;
+  virtual void on_hold_ended() = 0;
+  virtual void on_read_only(const std::string& reason) = 0;
+};
+
+struct CreateOptions {
+  Uuid id;
+  std::string name;
+  uint64_t size = 0;
+  Redirect redirect = Redirect::kAllocating;
+  extent::Geometry geometry;   // 64 KiB clusters unless a test says otherwise
+  uint64_t journal_bytes = 0;  // 0: chosen from the primary's size
+};
+
+struct RunOptions {
+  Nanos hold_timeout = std::chrono::seconds(60);
+  Nanos commit_idle = std::chrono::milliseconds(20);  // an idle batch is committed after this
+  Nanos commit_age = std::chrono::seconds(1);         // an open batch is committed after this, idle or not
+  uint32_t checkpoint_percent = 50;                   // of the journal filled
+};
+
+class Volume : public block::BlockDevice {
+ public:
+  // Writes label, superblock and an empty journal to a fresh (all-zero) primary and makes them durable. Does
+  // not open.
+  static io::Task<Status> format_primary(io::File& file, const CreateOptions& options, Uuid segment);
+  // Writes the label of a shadow of `volume` to a fresh (all-zero) backing and makes it durable. Safe to
+  // repeat.
+  static io::Task<Status> format_shadow(io::File& file, Uuid volume, Uuid segment, extent::Geometry geometry);
+
+  struct Opened {
+    std::unique_ptr<Volume> volume;
+    std::vector<Uuid>
+        orphans;  // backings that name this volume but were never attached to it: safe to remove
+  };
+  // Recovers and takes a new epoch. `segments` are all backings that name the volume, in any order. kCorrupt
+  // names block and reason; kNotFound a segment that the volume has and `segments` has not. Nothing but the
+  // epoch is written on failure.
+  static io::Task<Result<Opened>> open(io::Executor& executor, std::vector<SegmentFile> segments,
+                                       RunOptions options);
+
+  // BlockDevice.
+  block::DeviceInfo info() const override = 0;
+  void submit(block::Request& request) override = 0;
+
+  virtual const Uuid& id() const = 0;
+  virtual const std::string& name() const = 0;
+  virtual extent::Geometry geometry() const = 0;
+  virtual Redirect redirect() const = 0;
+  virtual void set_listener(Listener* listener) = 0;  // not owned; nullptr to leave
+
+  // The shadow's life. Every call is idempotent: a repeat of what is done succeeds and changes nothing.
+  // Attach a formatted shadow: durable in the segment table, state warm. kLimit at limits::kSegments.
+  virtual io::Task<Status> attach_shadow(SegmentFile segment) = 0;
+  // Redirect new writes into a warm shadow now. A local map change; needs no I/O to take effect.
+  virtual Status activate_shadow(Uuid segment) = 0;
+  // prepare: seal and flush; adopt: one journal record. Acknowledged when durable. Cost does not depend on
+  // the shadow's size.
+  virtual io::Task<Status> merge_shadow(Uuid segment) = 0;
+
+  virtual io::Task<Status> flush() = 0;       // as a kFlush request
+  virtual io::Task<Status> checkpoint() = 0;  // fold the journal into the tables
+  // Proves or refutes every invariant against what is on disk as of the last commit; the volume serves on
+  // meanwhile.
+  virtual io::Task<Result<extent::CheckReport>> check() = 0;
+  // Fails what is held, waits for what is in flight, flushes, checkpoints. submit() then completes with
+  // kShutdown. The Volume may be destroyed afterwards. An error is what could not be made durable.
+  virtual io::Task<Status> close() = 0;
+
+  virtual Usage usage() const = 0;
+  virtual std::vector<SegmentInfo> segments() const = 0;
+  virtual bool has_warm_shadow() const = 0;
+  virtual const block::IoStats& stats() const = 0;
+  virtual const std::string& read_only_reason() const = 0;  // empty while healthy
+};
+
+}  // namespace foreshadow::volume
