@@ -103,7 +103,7 @@ Disk::Disk(Scheduler& scheduler, Rng& rng, uint64_t size, uint32_t alignment)
   ASSERT(size % alignment == 0 && alignment % kSector == 0);
 }
 
-Disk::Disk(Scheduler& scheduler, const Disk& other, std::span<const bool> kept)
+Disk::Disk(Scheduler& scheduler, const Disk& other, std::span<const uint8_t> kept)
     : scheduler_(scheduler),
       rng_(other.rng_),
       size_(other.size_),
@@ -118,13 +118,15 @@ Disk::Disk(Scheduler& scheduler, const Disk& other, std::span<const bool> kept)
       const auto sector = write.bytes.subspan(at, kSector);
       other.durable_.read(write.offset + at, before);
       if (std::equal(before.begin(), before.end(), sector.begin())) continue;
-      if (kept[index++]) durable_.write(write.offset + at, sector);
+      if (kept[index++] != 0) durable_.write(write.offset + at, sector);
     }
   }
   visible_.copy_from(durable_);
 }
 
-std::unique_ptr<io::File> Disk::open() { return std::make_unique<DiskFile>(*this); }
+std::unique_ptr<io::File> Disk::open() {
+  return std::make_unique<DiskFile>(*this);
+}
 
 void Disk::submit(io::Op& op, Kind kind, uint64_t offset, std::byte* data, size_t length) {
   // The contract of io::File, checked where the engine meets it.
@@ -134,13 +136,17 @@ void Disk::submit(io::Op& op, Kind kind, uint64_t offset, std::byte* data, size_
   op.data = data;
   op.length = static_cast<uint32_t>(length);
   op.offset = kind == kSync ? next_order_ : offset;  // a sync covers what completed before it was issued
-  if (kind == kWrite || kind == kWriteDurable) writes_in_flight_.push_back(&op);
+  if (kind == kWrite || kind == kWriteDurable) {
+    writes_in_flight_.push_back(&op);
+    ++changes_;
+  }
   const uint64_t call = counts_.reads + counts_.writes + counts_.syncs + 1;
   scheduler_.start(op, *this, call == faults.slow_at ? faults.slow_by : Nanos(0));
 }
 
 int Disk::finish(io::Op& op) {
   if (op.kind == kWrite || op.kind == kWriteDurable) std::erase(writes_in_flight_, &op);
+  if (op.kind != kRead) ++changes_;
   if (!powered_ || op.progress != generation_) return -EIO;
   switch (op.kind) {
     case kRead:
@@ -153,7 +159,9 @@ int Disk::finish(io::Op& op) {
 }
 
 namespace {
-bool hits(uint64_t at, uint64_t count, bool persistent) { return at != 0 && (count == at || (persistent && count > at)); }
+bool hits(uint64_t at, uint64_t count, bool persistent) {
+  return at != 0 && (count == at || (persistent && count > at));
+}
 }  // namespace
 
 int Disk::finish_read(io::Op& op) {
@@ -168,7 +176,8 @@ int Disk::finish_read(io::Op& op) {
     const uint64_t from = std::max(op.offset, write->offset);
     const uint64_t to = std::min(op.offset + op.length, write->offset + write->length);
     for (uint64_t at = from; at < to; at += kSector) {
-      if (rng_.below(2) == 0) std::memcpy(into.data() + (at - op.offset), write->data + (at - write->offset), kSector);
+      if (rng_.below(2) == 0)
+        std::memcpy(into.data() + (at - op.offset), write->data + (at - write->offset), kSector);
     }
   }
   return 0;
@@ -225,6 +234,7 @@ void Disk::make_durable(uint64_t offset, std::span<const std::byte> bytes) {
 int Disk::finish_sync(io::Op& op) {
   if (hits(faults.sync_at, ++counts_.syncs, faults.persistent)) {
     ++counts_.failed_syncs;
+    if (failed_sync_ticket_ == 0) failed_sync_ticket_ = scheduler_.next_ticket();
     forget_some(op.offset);
     return -EIO;
   }
@@ -281,7 +291,8 @@ std::vector<Disk::Undecided> Disk::collect_undecided() const {
   out.reserve(pending_.size() + writes_in_flight_.size());
   for (const Pending& p : pending_) out.push_back({p.offset, bytes_of(p), live_.data() + p.live_at});
   for (const io::Op* op : writes_in_flight_) {
-    if (op->progress == generation_) out.push_back({op->offset, std::span<const std::byte>(op->data, op->length), nullptr});
+    if (op->progress == generation_)
+      out.push_back({op->offset, std::span<const std::byte>(op->data, op->length), nullptr});
   }
   return out;
 }
@@ -306,7 +317,8 @@ void Disk::tear(std::vector<Undecided>& writes) {
   if (way == Way::kNothing || writes.empty()) return;
   if (way == Way::kNewest) {
     const Undecided& newest = writes.back();
-    if (newest.live == nullptr || newest.live[0] != 0) durable_.write(newest.offset, newest.bytes.first(kSector));
+    if (newest.live == nullptr || newest.live[0] != 0)
+      durable_.write(newest.offset, newest.bytes.first(kSector));
     return;
   }
   // Any of the pending values of a sector may be the last to reach the platter.
@@ -344,6 +356,7 @@ void Disk::power_off() {
 void Disk::power_on() {
   ASSERT(!powered_ && writes_in_flight_.empty());
   powered_ = true;
+  failed_sync_ticket_ = 0;
   ++generation_;
 }
 

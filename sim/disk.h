@@ -1,5 +1,6 @@
 #pragma once
-// A disk with a volatile cache that loses, tears and reorders as much as io/file.h allows, and faults on demand.
+// A disk with a volatile cache that loses, tears and reorders as much as io/file.h allows, and faults on
+// demand.
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -49,19 +50,22 @@ struct DiskCounts {
   uint64_t failed_reads = 0, failed_writes = 0, failed_syncs = 0, misled = 0;
 };
 
-// The platter and its cache. A completed write is visible, and pending until a sync that was issued after it completed succeeds; a
-// durable write is pending only while in flight. power_off() decides for every 512-byte sector which of the durable value and
-// the pending ones it keeps; from then on every call fails and changes nothing, until power_on().
+// The platter and its cache. A completed write is visible, and pending until a sync that was issued after it
+// completed succeeds; a durable write is pending only while in flight. power_off() decides for every 512-byte
+// sector which of the durable value and the pending ones it keeps; from then on every call fails and changes
+// nothing, until power_on().
 //
-// A failed sync leaves each write it covered either pending, or forgotten: visible until the power goes, but never durable, as a
-// kernel that marks the pages clean. A failed write has reached any of its sectors.
+// A failed sync leaves each write it covered either pending, or forgotten: visible until the power goes, but
+// never durable, as a kernel that marks the pages clean. A failed write has reached any of its sectors.
 //
-// Lives as long as the scheduler's operations on it. Files opened from it fail for ever once the power was off.
+// Lives as long as the scheduler's operations on it. Files opened from it fail for ever once the power was
+// off.
 class Disk final : public Device {
  public:
   Disk(Scheduler& scheduler, Rng& rng, uint64_t size, uint32_t alignment);
-  // The disk as it is after a power cut that kept exactly the sectors chosen, for enumeration; see undecided().
-  Disk(Scheduler& scheduler, const Disk& other, std::span<const bool> kept);
+  // The disk as it is after a power cut that kept exactly the sectors chosen, for enumeration; see
+  // undecided().
+  Disk(Scheduler& scheduler, const Disk& other, std::span<const uint8_t> kept);
 
   std::unique_ptr<io::File> open();
   uint64_t size() const { return size_; }
@@ -71,12 +75,19 @@ class Disk final : public Device {
   void power_on();
   bool powered() const { return powered_; }
 
-  // Every sector of a pending or in-flight write whose value is not the durable one, oldest first. A power cut may keep any subset.
+  // Every sector of a pending or in-flight write whose value is not the durable one, oldest first. A power
+  // cut may keep any subset.
   size_t undecided() const;
+  // Goes up whenever what a power cut may leave has changed.
+  uint64_t changes() const { return changes_; }
 
   void flip_bits(uint64_t offset, std::byte mask);  // rot: in cache and on the platter
   Faults faults;
   const DiskCounts& counts() const { return counts_; }
+  // Whether a sync has failed since that time, and whoever issued it has been told.
+  bool told_of_failed_sync(uint64_t failed_before) const {
+    return counts_.failed_syncs > failed_before && scheduler_.delivered(failed_sync_ticket_);
+  }
   uint32_t crc() const { return durable_.crc(); }  // of what is durable
   std::span<std::byte> peek(uint64_t offset, std::span<std::byte> into) const;
 
@@ -85,7 +96,8 @@ class Disk final : public Device {
  private:
   friend class DiskFile;
   enum Kind : uint8_t { kRead, kWrite, kWriteDurable, kSync };
-  // A completed write that no sync has covered. Its bytes are in arena_, and one flag a sector (superseded or not) in live_.
+  // A completed write that no sync has covered. Its bytes are in arena_, and one flag a sector (superseded or
+  // not) in live_.
   struct Pending {
     uint64_t offset;
     uint32_t length;
@@ -112,7 +124,9 @@ class Disk final : public Device {
   void fail_write(uint64_t offset, std::span<const std::byte> bytes);
   std::vector<Undecided> collect_undecided() const;
   void tear(std::vector<Undecided>& writes);
-  std::span<const std::byte> bytes_of(const Pending& p) const { return std::span(arena_).subspan(p.data_at, p.length); }
+  std::span<const std::byte> bytes_of(const Pending& p) const {
+    return std::span(arena_).subspan(p.data_at, p.length);
+  }
 
   Scheduler& scheduler_;
   Rng& rng_;
@@ -122,6 +136,7 @@ class Disk final : public Device {
   bool forgot_ = false;  // a failed sync left visible bytes that are neither durable nor pending
   uint32_t generation_ = 0;
   uint64_t next_order_ = 1;
+  uint64_t changes_ = 0;
   PageStore durable_;
   PageStore visible_;
   std::vector<Pending> pending_;
@@ -129,6 +144,7 @@ class Disk final : public Device {
   std::vector<uint8_t> live_;
   std::vector<io::Op*> writes_in_flight_;
   DiskCounts counts_;
+  uint64_t failed_sync_ticket_ = 0;  // of the first failure of this power cycle
 };
 
 }  // namespace foreshadow::sim

@@ -1,5 +1,6 @@
 // foreshadow-sim: runs the real engine on simulated disks, seed after seed, and says what it found.
 #include <fmt/format.h>
+#include <malloc.h>
 
 #include <atomic>
 #include <condition_variable>
@@ -50,22 +51,34 @@ std::optional<Options> parse(int argc, char** argv) {
   bool counted = false;
   for (int i = 1; i < argc; ++i) {
     const std::string_view flag = argv[i];
-    if (flag == "--faults") out.seed.faults = true;
-    else if (flag == "--twice") out.twice = true;
-    else if (flag == "--exhaustive") out.exhaustive = true;
-    else if (flag == "-v") out.seed.trace = true;
-    else if (i + 1 == argc) return std::nullopt;
+    if (flag == "--faults")
+      out.seed.faults = true;
+    else if (flag == "--twice")
+      out.twice = true;
+    else if (flag == "--exhaustive")
+      out.exhaustive = true;
+    else if (flag == "-v")
+      out.seed.trace = true;
+    else if (i + 1 == argc)
+      return std::nullopt;
     else {
       char* end = nullptr;
       const uint64_t value = std::strtoull(argv[++i], &end, 10);
       if (*end != '\0' || end == argv[i]) return std::nullopt;
-      if (flag == "--seeds") out.seeds = value, counted = true;
-      else if (flag == "--start") out.start = value;
-      else if (flag == "--seconds") out.seconds = value;
-      else if (flag == "--jobs") out.jobs = value;
-      else if (flag == "--depth") out.depth = value;
-      else if (flag == "--replay") out.start = value, out.seeds = 1, out.replay = counted = true;
-      else return std::nullopt;
+      if (flag == "--seeds")
+        out.seeds = value, counted = true;
+      else if (flag == "--start")
+        out.start = value;
+      else if (flag == "--seconds")
+        out.seconds = value;
+      else if (flag == "--jobs")
+        out.jobs = value;
+      else if (flag == "--depth")
+        out.depth = value;
+      else if (flag == "--replay")
+        out.start = value, out.seeds = 1, out.replay = counted = true;
+      else
+        return std::nullopt;
     }
   }
   if (out.seconds > 0 && !counted) out.seeds = UINT64_MAX - out.start;
@@ -106,7 +119,8 @@ void work(const Options& options, Tally& tally) {
     if (options.twice && result.violation.empty()) {
       const SeedResult again = foreshadow::sim::run_seed(seed, options.seed);
       if (again.hash != result.hash) {
-        result.violation = fmt::format("not deterministic: hash {:016x}, then {:016x}", result.hash, again.hash);
+        result.violation =
+            fmt::format("not deterministic: hash {:016x}, then {:016x}", result.hash, again.hash);
       }
     }
     if (options.replay) fmt::print("seed {} hash {:016x}\n", seed, result.hash);
@@ -131,11 +145,13 @@ double supervise(const Options& options, Tally& tally) {
   std::unique_lock lock(tally.mutex);
   uint64_t ticks = 0;
   while (tally.working > 0) {
-    if (tally.changed.wait_for(lock, std::chrono::milliseconds(1000 / kTicksPerSecond)) == std::cv_status::timeout) ++ticks;
+    if (tally.changed.wait_for(lock, std::chrono::milliseconds(1000 / kTicksPerSecond)) ==
+        std::cv_status::timeout)
+      ++ticks;
     if (options.seconds > 0 && ticks >= options.seconds * kTicksPerSecond) tally.stop = true;
     if (ticks % (10 * kTicksPerSecond) == 0 && ticks > 0) {
-      fmt::print(stderr, "{} s: {} seeds, {} crashes, {} violations\n", ticks / kTicksPerSecond, tally.seeds, tally.crashes,
-                 tally.violations);
+      fmt::print(stderr, "{} s: {} seeds, {} crashes, {} violations\n", ticks / kTicksPerSecond, tally.seeds,
+                 tally.crashes, tally.violations);
     }
   }
   return static_cast<double>(ticks + 1) / kTicksPerSecond;
@@ -148,19 +164,23 @@ int run_seeds(const Options& options) {
   for (uint64_t i = 0; i < options.jobs; ++i) workers.emplace_back([&] { work(options, tally); });
   const double seconds = supervise(options, tally);
   for (std::thread& worker : workers) worker.join();
-  fmt::print("{{\"seeds\": {}, \"crashes\": {}, \"operations\": {}, \"faults\": {}, \"violations\": {}, \"seconds\": {:.2f}, "
-             "\"crashes_per_s\": {:.0f}, \"hash\": \"{:016x}\"}}\n",
-             tally.seeds, tally.crashes, tally.operations, tally.faults, tally.violations, seconds,
-             static_cast<double>(tally.crashes) / seconds, tally.hash);
+  fmt::print(
+      "{{\"seeds\": {}, \"crashes\": {}, \"operations\": {}, \"faults\": {}, \"violations\": {}, "
+      "\"seconds\": {:.2f}, "
+      "\"crashes_per_s\": {:.0f}, \"hash\": \"{:016x}\"}}\n",
+      tally.seeds, tally.crashes, tally.operations, tally.faults, tally.violations, seconds,
+      static_cast<double>(tally.crashes) / seconds, tally.hash);
   return tally.violations == 0 ? 0 : 1;
 }
 
 int run_exhaustive(const Options& options) {
   const auto result = foreshadow::sim::explore(static_cast<uint32_t>(options.depth), options.seed.trace);
   if (!result.violation.empty()) fmt::print("VIOLATION {}\n", result.violation);
-  fmt::print("{{\"depth\": {}, \"sequences\": {}, \"crash_points\": {}, \"states\": {}, \"sampled_points\": {}, \"violations\": {}}}\n",
-             options.depth, result.sequences, result.crash_points, result.states, result.sampled_points,
-             result.violation.empty() ? 0 : 1);
+  fmt::print(
+      "{{\"depth\": {}, \"sequences\": {}, \"crash_points\": {}, \"states\": {}, \"sampled_points\": {}, "
+      "\"violations\": {}}}\n",
+      options.depth, result.sequences, result.crash_points, result.states, result.sampled_points,
+      result.violation.empty() ? 0 : 1);
   return result.violation.empty() ? 0 : 1;
 }
 
@@ -173,5 +193,9 @@ int main(int argc, char** argv) {
     return 2;
   }
   std::signal(SIGABRT, on_abort);
+  // An engine is made and destroyed a thousand times a second: keep its buffers in the heap instead of
+  // mapping them anew.
+  mallopt(M_MMAP_THRESHOLD, 64 << 20);
+  mallopt(M_TRIM_THRESHOLD, 256 << 20);
   return options->exhaustive ? run_exhaustive(*options) : run_seeds(*options);
 }

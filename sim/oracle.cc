@@ -16,7 +16,7 @@ namespace {
 constexpr size_t kStamp = 16;
 
 uint32_t seal(uint32_t lba, uint32_t op, uint32_t rest) {
-  uint64_t z = (uint64_t{lba} << 32 | op) ^ uint64_t{rest} * 0x9e3779b97f4a7c15ull;
+  uint64_t z = (uint64_t{lba} << 32 | op) ^ uint64_t { rest } * 0x9e3779b97f4a7c15ull;
   z = (z ^ (z >> 31)) * 0xbf58476d1ce4e5b9ull;
   return static_cast<uint32_t>(z >> 32) | 1;  // never zero, so that a stamp never is
 }
@@ -131,7 +131,9 @@ bool Oracle::superseded(const Sector& sector, OpId op, uint32_t by_ended_before)
   for (uint32_t i = sector.head; i != kNone; i = nodes_[i].next) {
     const Operation& by = ops_[nodes_[i].op];
     // What was acknowledged before a crash says nothing of what came through it.
-    if (by.submitted <= crashed_at_ || nodes_[i].partial || !by.ok || by.ended >= by_ended_before || ops_[op].ended >= by.submitted) continue;
+    if (by.submitted <= crashed_at_ || nodes_[i].partial || !by.ok || by.ended >= by_ended_before ||
+        ops_[op].ended >= by.submitted)
+      continue;
     return true;
   }
   return false;
@@ -144,7 +146,8 @@ void Oracle::end(OpId id, bool ok, bool durable) {
   op.ok = ok;
   std::erase(in_flight_, id);
   if (!ok || !durable) return;
-  for (uint64_t at = 0; at < op.length; at += kSector) exclude(sectors_[(op.offset + at) / kSector], kNone, id);
+  for (uint64_t at = 0; at < op.length; at += kSector)
+    exclude(sectors_[(op.offset + at) / kSector], kNone, id);
 }
 
 uint32_t Oracle::begin_read() {
@@ -174,12 +177,13 @@ void Oracle::end_flush(uint32_t submitted) {
   dirty_.resize(kept);
 }
 
-// Excludes from what a crash may leave all that is superseded by operation `only`, or if that is kNone by any that ended before
-// `ended_before`; forgets what no read in flight may see either.
+// Excludes from what a crash may leave all that is superseded by operation `only`, or if that is kNone by any
+// that ended before `ended_before`; forgets what no read in flight may see either.
 void Oracle::exclude(Sector& sector, uint32_t ended_before, OpId only) {
   // All are judged before any is forgotten, or one that supersedes might be gone before its turn.
   bool partial = false;
-  for (uint32_t i = sector.head; i != kNone; i = nodes_[i].next) partial |= nodes_[i].op == only && nodes_[i].partial;
+  for (uint32_t i = sector.head; i != kNone; i = nodes_[i].next)
+    partial |= nodes_[i].op == only && nodes_[i].partial;
   const auto judge = [&](OpId op) {
     if (only == kNone) return superseded(sector, op, ended_before);
     return !partial && ops_[op].ended < ops_[only].submitted;
@@ -215,7 +219,8 @@ void Oracle::settle(Sector& sector) {
   sector.head = kNone;
 }
 
-Oracle::OpId Oracle::match_read(const Sector& sector, uint64_t lba, const Value& value, uint32_t submitted) const {
+Oracle::OpId Oracle::match_read(const Sector& sector, uint64_t lba, const Value& value,
+                                uint32_t submitted) const {
   if (is_value_of(value, lba, sector.base) && !superseded(sector, sector.base, submitted)) return sector.base;
   for (uint32_t i = sector.head; i != kNone; i = nodes_[i].next) {
     const OpId op = nodes_[i].op;
@@ -224,7 +229,8 @@ Oracle::OpId Oracle::match_read(const Sector& sector, uint64_t lba, const Value&
   return kNone;
 }
 
-std::optional<std::string> Oracle::check_read(uint32_t submitted, uint64_t offset, std::span<const std::byte> data) {
+std::optional<std::string> Oracle::check_read(uint32_t submitted, uint64_t offset,
+                                              std::span<const std::byte> data) {
   for (size_t at = 0; at < data.size(); at += kSector) {
     const uint64_t lba = (offset + at) / kSector;
     Sector& sector = sectors_[lba];
@@ -236,7 +242,8 @@ std::optional<std::string> Oracle::check_read(uint32_t submitted, uint64_t offse
     const OpId op = match_read(sector, lba, value, submitted);
     if (op == kNone) return complain("a read", lba, value, std::nullopt);
     bool quiet = true;
-    for (uint32_t i = sector.head; i != kNone; i = nodes_[i].next) quiet = quiet && ops_[nodes_[i].op].ended < submitted;
+    for (uint32_t i = sector.head; i != kNone; i = nodes_[i].next)
+      quiet = quiet && ops_[nodes_[i].op].ended < submitted;
     if (quiet && sector.seen_at == kNone) {
       sector.seen = op;
       sector.seen_at = clock_ + 1;
@@ -296,12 +303,14 @@ std::string Oracle::describe_op(OpId op) const {
   const Operation& o = ops_[op];
   if (op == 0) return "zero (blank)";
   static constexpr const char* kNames[] = {"write", "zero", "trim"};
-  const std::string until = o.ended == kNone ? "in flight" : fmt::format("{}{}", o.ended, o.ok ? "" : " failed");
-  return fmt::format("{} op {} [{}+{}] time {}..{}", kNames[static_cast<size_t>(o.kind)], op, o.offset / kSector,
-                     o.length / kSector, o.submitted, until);
+  const std::string until =
+      o.ended == kNone ? "in flight" : fmt::format("{}{}", o.ended, o.ok ? "" : " failed");
+  return fmt::format("{} op {} [{}+{}] time {}..{}", kNames[static_cast<size_t>(o.kind)], op,
+                     o.offset / kSector, o.length / kSector, o.submitted, until);
 }
 
-std::string Oracle::complain(const char* when, uint64_t lba, const Value& value, std::optional<OpId> only) const {
+std::string Oracle::complain(const char* when, uint64_t lba, const Value& value,
+                             std::optional<OpId> only) const {
   const Sector& sector = sectors_[lba];
   std::string allowed;
   const auto add = [&](OpId op, const char* note) {
@@ -312,12 +321,15 @@ std::string Oracle::complain(const char* when, uint64_t lba, const Value& value,
   } else {
     add(sector.base, sector.base_excluded ? " (base, superseded by a flush)" : " (base)");
     for (uint32_t i = sector.head; i != kNone; i = nodes_[i].next) {
-      add(nodes_[i].op, nodes_[i].excluded ? " (superseded by a flush)" : nodes_[i].partial ? " (partial)" : "");
+      add(nodes_[i].op, nodes_[i].excluded  ? " (superseded by a flush)"
+                        : nodes_[i].partial ? " (partial)"
+                                            : "");
     }
   }
   std::string origin;
   if (value.kind == Value::kStamp && value.op < ops_.size()) origin = " (" + describe_op(value.op) + ")";
-  return fmt::format("{} of sector {} at time {} gave {}{}; known: {}", when, lba, clock_, describe(value), origin, allowed);
+  return fmt::format("{} of sector {} at time {} gave {}{}; known: {}", when, lba, clock_, describe(value),
+                     origin, allowed);
 }
 
 }  // namespace foreshadow::sim

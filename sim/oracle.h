@@ -11,16 +11,19 @@
 
 namespace foreshadow::sim {
 
-// For each 512-byte sector, the set of values it may have. Every operation is an interval of the oracle's own clock, from its
-// submission to its acknowledgement. An acknowledged operation w *supersedes* an earlier v of the same sector when v had ended before w
-// was submitted; two that overlap may have taken effect in either order.
-//   A read may give any value but those superseded by an operation that had ended when the read was submitted.
-//   After a crash a sector has any value but those superseded by an operation that a flush covers: it had been acknowledged when the
-//   flush was submitted, and the flush was acknowledged. FUA makes an operation its own flush.
-//   An operation that failed, was in flight at the crash, or trims part of a sub-block, may have happened, and supersedes nothing.
-//   A value seen when nothing is in flight, or after recovery, is the only one from then on: nothing comes back.
+// For each 512-byte sector, the set of values it may have. Every operation is an interval of the oracle's own
+// clock, from its submission to its acknowledgement. An acknowledged operation w *supersedes* an earlier v of
+// the same sector when v had ended before w was submitted; two that overlap may have taken effect in either
+// order.
+//   A read may give any value but those superseded by an operation that had ended when the read was
+//   submitted. After a crash a sector has any value but those superseded by an operation that a flush covers:
+//   it had been acknowledged when the flush was submitted, and the flush was acknowledged. FUA makes an
+//   operation its own flush. An operation that failed, was in flight at the crash, or trims part of a
+//   sub-block, may have happened, and supersedes nothing. A value seen when nothing is in flight, or after
+//   recovery, is the only one from then on: nothing comes back.
 //
-// Written sectors are filled with a stamp of volume, own address, operation and writer, so that a wrong value names its source.
+// Written sectors are filled with a stamp of volume, own address, operation and writer, so that a wrong value
+// names its source.
 class Oracle {
  public:
   using OpId = uint32_t;  // 0 is the blank volume
@@ -42,12 +45,14 @@ class Oracle {
   void end_read(uint32_t submitted);
   uint32_t begin_flush() { return ++clock_; }
   void end_flush(uint32_t submitted);
-  // What is wrong with `data`, read at `offset` by a read submitted then and ending now; nothing if all is well.
+  // What is wrong with `data`, read at `offset` by a read submitted then and ending now; nothing if all is
+  // well.
   std::optional<std::string> check_read(uint32_t submitted, uint64_t offset, std::span<const std::byte> data);
 
   // The power is off: what is in flight ends, maybe done.
   void crash();
-  // As check_read for what was read back after recovery, with nothing else in flight. What is seen is from now on the only value.
+  // As check_read for what was read back after recovery, with nothing else in flight. What is seen is from
+  // now on the only value.
   std::optional<std::string> check_recovered(uint64_t offset, std::span<const std::byte> data);
 
   // The volume grew, by zeroes.

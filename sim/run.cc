@@ -19,7 +19,8 @@ class Run {
  public:
   Run(uint64_t seed, const SeedOptions& options) : world_(seed, options.faults, options.trace) {}
 
-  // After a violation that left operations in flight, their owner cannot be destroyed: it is leaked, and the program ends soon.
+  // After a violation that left operations in flight, their owner cannot be destroyed: it is leaked, and the
+  // program ends soon.
   ~Run() { (void)hung_.release(); }
   Run(const Run&) = delete;
 
@@ -49,8 +50,8 @@ class Run {
     create.id = Uuid::random(world_.rng);
     for (bool crash = chance(15); world_.ok(); crash = false) {
       world_.primary.uuid = Uuid::random(world_.rng);
-      world_.primary.disk = std::make_unique<Disk>(world_.scheduler, world_.rng,
-                                                   backing_bytes(swarm, swarm.primary_clusters, true), swarm.alignment);
+      world_.primary.disk = std::make_unique<Disk>(
+          world_.scheduler, world_.rng, backing_bytes(swarm, swarm.primary_clusters, true), swarm.alignment);
       const auto file = world_.primary.disk->open();
       std::optional<Status> formatted;
       crash_at_ = crash ? world_.scheduler.steps() + world_.rng.below(40) : UINT64_MAX;
@@ -94,7 +95,7 @@ class Run {
   // ---- a life
 
   void live() {
-    auto files = open_files();
+    auto files = world_.open_files();
     std::optional<Opened> opened;
     io::spawn(volume::Volume::open(world_.scheduler, std::move(files), world_.swarm.run),
               [&](Opened&& result) { opened.emplace(std::move(result)); });
@@ -119,41 +120,14 @@ class Run {
     serve(std::move((*opened)->volume));
   }
 
-  std::vector<volume::SegmentFile> open_files() {
-    std::vector<volume::SegmentFile> files;
-    for (const Backing* backing : world_.backings()) files.push_back({backing->uuid, backing->disk->open()});
-    for (size_t i = files.size(); i > 1; --i) std::swap(files[i - 1], files[world_.rng.below(i)]);
-    return files;
-  }
-
-  // What was acknowledged must be there; what is there now stays.
   void recover_promises(const volume::Volume& volume, const std::vector<Uuid>& orphans) {
-    const auto segments = volume.segments();
-    if (segments.empty() || segments[0].uuid != world_.primary.uuid) return world_.violate("segment 0 is not the primary");
-    size_t found_count = 1;
-    for (const auto& shadow : world_.shadows) {
-      const auto found = std::find_if(segments.begin(), segments.end(), [&](const auto& s) { return s.uuid == shadow->uuid; });
-      if (found == segments.end()) {
-        if (shadow->attached) world_.violate(fmt::format("shadow {} was attached and is lost", shadow->uuid.str()));
-        const bool listed = std::find(orphans.begin(), orphans.end(), shadow->uuid) != orphans.end();
-        if (shadow->formatted && !listed) world_.violate(fmt::format("formatted shadow {} is no orphan", shadow->uuid.str()));
-        continue;
-      }
-      ++found_count;
-      if (!shadow->attach_asked) world_.violate("a shadow is attached that nobody attached");
-      const bool merged = found->state == volume::SegmentState::kMerged;
-      if (shadow->merged && !merged) world_.violate(fmt::format("shadow {} was merged and is not", shadow->uuid.str()));
-      if (merged && !shadow->merge_asked) world_.violate("a shadow is merged that nobody merged");
-      shadow->formatted = shadow->attached = shadow->in_service = true;
-      shadow->merged = merged;
-    }
-    if (found_count != segments.size()) world_.violate("the volume has segments that nobody made");
+    world_.check_promises(volume, orphans);
     // Some of those that were never attached are given up; the others are tried again.
     std::erase_if(world_.shadows, [&](const auto& s) {
       return !s->attached && s->disk.get() != rotten_ && world_.rng.below(2) == 0;
     });
     world_.forget_failures();
-    syncs_failed_at_start_ = world_.failed_syncs_in_service();
+    for (Backing* backing : world_.backings()) backing->failed_syncs = backing->disk->counts().failed_syncs;
   }
 
   void serve(std::unique_ptr<volume::Volume> volume) {
@@ -181,7 +155,7 @@ class Run {
     world_.say("drained");
     workload.check_usage();
     // Policy: a failed sync of a segment in service makes the volume read-only.
-    if (world_.failed_syncs_in_service() > syncs_failed_at_start_ && volume.read_only_reason().empty()) {
+    if (world_.told_of_failed_sync() && volume.read_only_reason().empty()) {
       world_.violate("a sync failed, and the volume is not read-only");
     }
   }
@@ -193,7 +167,8 @@ class Run {
     // Half of them are cut off in the middle.
     crash_at_ = chance(50) ? UINT64_MAX : world_.scheduler.steps() + world_.rng.below(60);
     io::spawn(volume->close(), [&](Status&& status) { closed = std::move(status); });
-    const bool done = world_.scheduler.run_until([&] { return closed && workload.idle(); }, std::min(kPatience, crash_at_ - world_.scheduler.steps()));
+    const bool done = world_.scheduler.run_until([&] { return closed && workload.idle(); },
+                                                 std::min(kPatience, crash_at_ - world_.scheduler.steps()));
     if (!done && !fate()) {
       hung_ = std::move(volume);
       return world_.violate("close hangs: " + workload.unfinished());
@@ -228,7 +203,8 @@ class Run {
     io::spawn(volume->close(), [&](Status&& status) { closed = std::move(status); });
     const auto ended = [&] { return closed && (workload == nullptr || workload->idle()); };
     if (world_.scheduler.run_until(ended, kPatience)) return;
-    world_.violate("after the power went off the volume never ends: " + (workload ? workload->unfinished() : std::string()));
+    world_.violate("after the power went off the volume never ends: " +
+                   (workload ? workload->unfinished() : std::string()));
     // It cannot be destroyed with operations in flight; the run ends here anyway.
     hung_ = std::move(volume);
   }
@@ -236,7 +212,8 @@ class Run {
   void end_life() {
     if (hung_ || !world_.ok()) return;
     if (world_.primary.disk->powered()) world_.power_off();
-    if (!world_.scheduler.run_until_idle(kPatience)) return world_.violate("something is left running after the volume is gone");
+    if (!world_.scheduler.run_until_idle(kPatience))
+      return world_.violate("something is left running after the volume is gone");
     const DiskCounts failed = world_.failures();
     world_.faults += failed.failed_reads + failed.failed_writes + failed.failed_syncs;
     for (const Backing* backing : world_.backings()) backing->disk->faults = Faults();
@@ -252,7 +229,8 @@ class Run {
     std::vector<io::File*> files;
     std::vector<std::unique_ptr<io::File>> opened;
     for (const Backing* backing : world_.backings()) {
-      if (backing != &world_.primary && !backing->attached) continue;  // a torn label of an orphan is no finding
+      if (backing != &world_.primary && !backing->attached)
+        continue;  // a torn label of an orphan is no finding
       files.push_back(opened.emplace_back(backing->disk->open()).get());
     }
     std::optional<extent::CheckReport> report;
@@ -266,10 +244,11 @@ class Run {
   void rot() {
     const auto backings = world_.backings();
     Backing* backing = backings[world_.rng.below(backings.size())];
-    const uint64_t head = backing_bytes(world_.swarm, 0, backing == &world_.primary) + 2 * extent::kMetaBlock;
     rotten_ = backing->disk.get();
+    const uint32_t journal_blocks = backing == &world_.primary ? world_.swarm.journal_blocks : 0;
+    const auto layout = extent::make_layout(rotten_->size(), world_.swarm.create.geometry, journal_blocks);
     world_.rotten = true;
-    rot_at_ = world_.rng.below(std::min(head, rotten_->size()));
+    rot_at_ = world_.rng.below(layout->data_offset);
     rot_mask_ = static_cast<std::byte>(1u << world_.rng.below(8));
     rotten_->flip_bits(rot_at_, rot_mask_);
     rot_block_ = rotten_block();
@@ -292,9 +271,10 @@ class Run {
   void final_look() {
     crash_at_ = UINT64_MAX;
     std::optional<Opened> opened;
-    io::spawn(volume::Volume::open(world_.scheduler, open_files(), world_.swarm.run),
+    io::spawn(volume::Volume::open(world_.scheduler, world_.open_files(), world_.swarm.run),
               [&](Opened&& result) { opened.emplace(std::move(result)); });
-    if (!world_.scheduler.run_until([&] { return opened.has_value(); }, kPatience)) return world_.violate("the last open hangs");
+    if (!world_.scheduler.run_until([&] { return opened.has_value(); }, kPatience))
+      return world_.violate("the last open hangs");
     if (rotten_ && !*opened) return;
     if (!*opened) return world_.violate("the last open: " + opened->error().message);
     recover_promises(*(*opened)->volume, (*opened)->orphans);
@@ -311,7 +291,6 @@ class Run {
   World world_;
   uint64_t crash_at_ = UINT64_MAX;
   bool clean_ = false;
-  uint64_t syncs_failed_at_start_ = 0;
   bool closed_clean_ = false;
   Disk* rotten_ = nullptr;
   uint64_t rot_at_ = 0;

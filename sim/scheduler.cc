@@ -12,7 +12,9 @@ void Scheduler::push_ready(io::Op& op, int result) {
   ready_.push_back({&op, next_sequence_++});
 }
 
-void Scheduler::post(io::Op& op) { push_ready(op, 0); }
+void Scheduler::post(io::Op& op) {
+  push_ready(op, 0);
+}
 
 void Scheduler::defer(io::Op& op) {
   if (deferred_.empty()) before_deferred_ = ready_.size();
@@ -135,6 +137,11 @@ bool Scheduler::step() {
 
 bool Scheduler::run_until_idle(uint64_t steps_max) {
   return run_until([] { return false; }, steps_max) || idle();
+}
+
+bool Scheduler::delivered(uint64_t ticket) const {
+  return ticket < next_sequence_ &&
+         std::none_of(ready_.begin(), ready_.end(), [&](const Ready& r) { return r.sequence == ticket; });
 }
 
 void Scheduler::crash() {

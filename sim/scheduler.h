@@ -12,16 +12,18 @@
 
 namespace foreshadow::sim {
 
-// What an operation in flight belongs to. finish() performs it, at the moment it completes, and gives its result.
+// What an operation in flight belongs to. finish() performs it, at the moment it completes, and gives its
+// result.
 class Device {
  public:
   virtual ~Device() = default;
   virtual int finish(io::Op& op) = 0;
 };
 
-// An Executor whose every choice comes from its seed: which ready completion runs next, how many operations in flight complete
-// together, how far time moves while they are in flight, and whether a timer overtakes them. Keeps what io/executor.h promises: a
-// deferred op runs after everything that was ready when it was deferred, a timer never before its deadline, offloads in order.
+// An Executor whose every choice comes from its seed: which ready completion runs next, how many operations
+// in flight complete together, how far time moves while they are in flight, and whether a timer overtakes
+// them. Keeps what io/executor.h promises: a deferred op runs after everything that was ready when it was
+// deferred, a timer never before its deadline, offloads in order.
 //
 // Single-threaded. Owns none of the ops, timers and devices. Steady state allocates nothing.
 class Scheduler final : public io::Executor {
@@ -40,7 +42,8 @@ class Scheduler final : public io::Executor {
 
   // Runs one completion, advancing time as needed. False if there is nothing left that could ever happen.
   bool step();
-  // Steps until `predicate()`; false if there was nothing left to do, or `steps_max` was reached, before it held.
+  // Steps until `predicate()`; false if there was nothing left to do, or `steps_max` was reached, before it
+  // held.
   template <typename Predicate>
   bool run_until(Predicate predicate, uint64_t steps_max = kStepsMax) {
     for (uint64_t i = 0; i < steps_max; ++i) {
@@ -51,6 +54,10 @@ class Scheduler final : public io::Executor {
   }
   // False if there was still work after `steps_max` steps: something runs for ever.
   bool run_until_idle(uint64_t steps_max = kStepsMax);
+  // The ticket of the completion that is made ready next, and whether the one with this ticket has been
+  // delivered.
+  uint64_t next_ticket() const { return next_sequence_; }
+  bool delivered(uint64_t ticket) const;
   // Forgets everything pending without calling it. For owners that free what the ops belong to.
   void crash();
 
@@ -81,7 +88,8 @@ class Scheduler final : public io::Executor {
   void push_ready(io::Op& op, int result);
   void run_ready(size_t index);
   void promote_deferred();
-  // Moves one or more operations in flight to the ready ones. False if none may complete before the next timer.
+  // Moves one or more operations in flight to the ready ones. False if none may complete before the next
+  // timer.
   bool complete_some();
   bool fire_timer();
   void finish_at(size_t index);

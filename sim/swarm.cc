@@ -8,7 +8,9 @@
 namespace foreshadow::sim {
 namespace {
 
-uint64_t between(Rng& rng, uint64_t low, uint64_t high) { return low + rng.below(high - low + 1); }
+uint64_t between(Rng& rng, uint64_t low, uint64_t high) {
+  return low + rng.below(high - low + 1);
+}
 
 // Small numbers are as likely as large ones.
 uint64_t between_log(Rng& rng, uint64_t low, uint64_t high) {
@@ -50,7 +52,8 @@ Swarm draw_swarm(Rng& rng, bool faults) {
   out.shadow_clusters_max = static_cast<uint32_t>(tiny ? between_log(rng, 4, 64) : between(rng, 4, 8));
   out.shadows_max = static_cast<uint32_t>(between_log(rng, 1, 6));
   out.create.size = out.primary_clusters * cluster * between(rng, 2, 4);
-  if (rng.chance(1, 8)) out.create.size -= extent::kMetaBlock * between(rng, 1, cluster / extent::kMetaBlock - 1);
+  if (rng.chance(1, 8))
+    out.create.size -= extent::kMetaBlock * between(rng, 1, cluster / extent::kMetaBlock - 1);
   out.create.redirect = rng.chance(1, 2) ? volume::Redirect::kAllocating : volume::Redirect::kAll;
   out.create.name = "simulated";
 
@@ -75,7 +78,8 @@ Swarm draw_swarm(Rng& rng, bool faults) {
 
 uint64_t backing_bytes(const Swarm& swarm, uint32_t clusters, bool primary) {
   uint64_t head = extent::kLabelCopies * extent::kMetaBlock;
-  if (primary) head += extent::kSuperCopies * extent::kSuperBytes + uint64_t{swarm.journal_blocks} * extent::kMetaBlock;
+  if (primary)
+    head += extent::kSuperCopies * extent::kSuperBytes + uint64_t{swarm.journal_blocks} * extent::kMetaBlock;
   head += div_up(clusters, extent::kTableEntries) * extent::kTableSlots * extent::kMetaBlock;
   const uint64_t cluster = swarm.create.geometry.cluster();
   return align_up(head, std::max<uint64_t>(cluster, extent::kMetaBlock)) + clusters * cluster;

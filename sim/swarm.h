@@ -1,6 +1,7 @@
 #pragma once
-// What one seed is about. Drawing the shape of a run before the run (swarm testing, Groce et al. 2012) reaches corners that a single
-// mixed workload never does: a run of nothing but overwrites, one with a journal of eight blocks, one that only trims.
+// What one seed is about. Drawing the shape of a run before the run (swarm testing, Groce et al. 2012)
+// reaches corners that a single mixed workload never does: a run of nothing but overwrites, one with a
+// journal of eight blocks, one that only trims.
 #include <array>
 #include <cstdint>
 
@@ -34,9 +35,9 @@ struct Swarm {
   uint32_t shadow_clusters_max = 16;
   uint32_t shadows_max = 2;
   uint32_t queue_depth = 4;
-  uint64_t io_max = 0;          // bytes of one request
-  uint64_t granularity = 512;   // of request offsets and lengths
-  uint64_t hot_bytes = 0;       // half of all requests fall into the first hot_bytes; 0: none do
+  uint64_t io_max = 0;         // bytes of one request
+  uint64_t granularity = 512;  // of request offsets and lengths
+  uint64_t hot_bytes = 0;      // half of all requests fall into the first hot_bytes; 0: none do
   uint32_t fua_percent = 0;
   uint32_t lives = 4;           // opens; each but a few ends in a crash
   uint32_t life_steps = 200;    // about how many scheduler steps a life has

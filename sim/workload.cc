@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "base/assert.h"
+#include "extent/sealed_block.h"
 #include "io/task.h"
 
 namespace foreshadow::sim {
@@ -36,7 +37,6 @@ Workload::Workload(World& world, volume::Volume& volume) : world_(world), volume
     slot->memory = io::Buffer(world.swarm.io_max);
   }
   pause_.op.done = [](io::Op*, int) {};
-  failed_syncs_before_ = world.failed_syncs_in_service();
 }
 
 Workload::~Workload() {
@@ -55,19 +55,31 @@ Act Workload::draw() {
 
 void Workload::pump() {
   if (pause_.armed()) return;
-  while (in_flight_ < slots_.size() && controls_ < 3 && !pause_.armed() && world_.rng.below(3) != 0) start(draw());
+  while (in_flight_ < slots_.size() && controls_ < 3 && !pause_.armed() && world_.rng.below(3) != 0)
+    start(draw());
 }
 
 void Workload::start(Act act) {
   switch (act) {
-    case Act::kGrant: return grant();
-    case Act::kActivate: return activate();
-    case Act::kMerge: return merge();
-    case Act::kCheckpoint: return checkpoint();
-    case Act::kCheck: return check();
-    case Act::kPause: return pause();
-    default: return start_io(act);
+    case Act::kGrant:
+      return grant();
+    case Act::kActivate:
+      return activate();
+    case Act::kMerge:
+      return merge();
+    case Act::kCheckpoint:
+      return checkpoint();
+    case Act::kCheck:
+      return check();
+    case Act::kPause:
+      return pause();
+    default:
+      break;
   }
+  uint64_t offset = 0;
+  uint64_t length = 0;
+  if (act != Act::kFlush) draw_range(offset, length);
+  request(act, offset, length, world_.rng.below(100) < world_.swarm.fua_percent);
 }
 
 // ---- requests
@@ -80,21 +92,21 @@ Workload::Slot& Workload::free_slot() {
   return *slots_.front();
 }
 
-void Workload::draw_range(Slot& slot) {
+void Workload::draw_range(uint64_t& offset, uint64_t& length) {
   Rng& rng = world_.rng;
   const uint64_t unit = world_.swarm.granularity;
   const uint64_t size = world_.oracle.bytes();
   uint64_t longest = world_.swarm.io_max;
   while (longest > unit && rng.below(2) == 0) longest /= 2;
-  slot.length = align_up(1 + rng.below(longest), unit);
+  length = align_up(1 + rng.below(longest), unit);
   const bool hot = world_.swarm.hot_bytes != 0 && rng.below(2) == 0;
-  const uint64_t within = std::min(size, std::max(hot ? world_.swarm.hot_bytes : size, slot.length));
-  slot.offset = align_down(rng.below(within), unit);
-  if (rng.below(4) == 0) slot.offset = align_down(slot.offset, world_.swarm.create.geometry.cluster());
-  slot.length = std::min({slot.length, world_.swarm.io_max, size - slot.offset});
+  const uint64_t within = std::min(size, std::max(hot ? world_.swarm.hot_bytes : size, length));
+  offset = align_down(rng.below(within), unit);
+  if (rng.below(4) == 0) offset = align_down(offset, world_.swarm.create.geometry.cluster());
+  length = std::min({length, world_.swarm.io_max, size - offset});
 }
 
-void Workload::start_io(Act act) {
+void Workload::request(Act act, uint64_t offset, uint64_t length, bool fua) {
   Slot& slot = free_slot();
   static_cast<block::Request&>(slot) = block::Request();
   slot.recovering = false;
@@ -103,14 +115,15 @@ void Workload::start_io(Act act) {
     slot.ticket = world_.oracle.begin_flush();
     return submit(slot);
   }
-  draw_range(slot);
+  slot.offset = offset;
+  slot.length = length;
   if (act == Act::kRead) {
     slot.kind = block::OpKind::kRead;
     slot.data = slot.memory.first(slot.length);
     slot.ticket = world_.oracle.begin_read();
     return submit(slot);
   }
-  slot.fua = world_.rng.below(100) < world_.swarm.fua_percent;
+  slot.fua = fua;
   if (act == Act::kWrite) {
     slot.kind = block::OpKind::kWrite;
     slot.data = slot.memory.first(slot.length);
@@ -130,7 +143,7 @@ void Workload::start_io(Act act) {
 void Workload::submit(Slot& slot) {
   slot.busy = true;
   slot.since = world_.scheduler.now();
-  slot.after_failed_sync = world_.failed_syncs_in_service() > failed_syncs_before_;
+  slot.after_failed_sync = world_.told_of_failed_sync();
   slot.done = [](block::Request* request, Code code) {
     auto* done = static_cast<Slot*>(request);
     done->owner->on_done(*done, code);
@@ -184,12 +197,14 @@ void Workload::judge(Slot& slot, Code code) {
       return oracle.end_read(slot.ticket);
     case block::OpKind::kFlush:
       if (!ok) return;
-      if (slot.after_failed_sync) world_.violate("a flush was acknowledged after a sync of the volume had failed");
+      if (slot.after_failed_sync)
+        world_.violate("a flush was acknowledged after a sync of the volume had failed");
       return oracle.end_flush(slot.ticket);
     case block::OpKind::kTrim:
     case block::OpKind::kZero:
     case block::OpKind::kWrite:
-      if (ok && slot.fua && slot.after_failed_sync) world_.violate("a FUA request was acknowledged after a sync had failed");
+      if (ok && slot.fua && slot.after_failed_sync)
+        world_.violate("a FUA request was acknowledged after a sync had failed");
       oracle.end(slot.op, ok, slot.fua);
       // Only if nothing that ran beside it can have made a hole.
       if (ok && slot.no_hole && in_flight_ == 0 && last_change_ < slot.since) check_holes(slot);
@@ -221,10 +236,12 @@ void Workload::judge_error(Slot& slot, Code code) {
     }
     return;
   }
-  const bool excused = slot.kind == block::OpKind::kRead ? world_.failures().failed_reads > 0 : world_.any_failure();
+  const bool excused =
+      slot.kind == block::OpKind::kRead ? world_.failures().failed_reads > 0 : world_.any_failure();
   if (excused) return;
-  world_.violate(fmt::format("{} of sectors {}+{} failed without cause: {}", kKindNames[static_cast<size_t>(slot.kind)],
-                             slot.offset / kSector, slot.length / kSector, name_of(code)));
+  world_.violate(fmt::format("{} of sectors {}+{} failed without cause: {}",
+                             kKindNames[static_cast<size_t>(slot.kind)], slot.offset / kSector,
+                             slot.length / kSector, name_of(code)));
 }
 
 // A hole reads as zero; a range zeroed with no_hole has none.
@@ -237,13 +254,14 @@ void Workload::check_holes(const Slot& slot) {
     if (extent.hole && slot.no_hole) world_.violate(fmt::format("a hole at {} after zero with no_hole", at));
     if (extent.hole && slot.kind == block::OpKind::kRead) {
       const auto bytes = slot.data.subspan(at - slot.offset, extent.length);
-      if (!std::all_of(bytes.begin(), bytes.end(), [](std::byte b) { return b == std::byte{0}; })) {
+      if (!extent::all_zero(bytes)) {
         world_.violate(fmt::format("the hole at {}+{} does not read as zero", at, extent.length));
       }
     }
     at += extent.length;
   }
-  if (at != slot.offset + slot.length) world_.violate(fmt::format("extents end at {}, asked up to {}", at, slot.offset + slot.length));
+  if (at != slot.offset + slot.length)
+    world_.violate(fmt::format("extents end at {}, asked up to {}", at, slot.offset + slot.length));
 }
 
 void Workload::check_usage() {
@@ -251,7 +269,8 @@ void Workload::check_usage() {
   uint64_t capacity = 0;
   uint64_t used = 0;
   for (const volume::SegmentInfo& segment : volume_.segments()) {
-    if (segment.used > segment.capacity) world_.violate(fmt::format("segment {} uses more than it has", segment.id.v));
+    if (segment.used > segment.capacity)
+      world_.violate(fmt::format("segment {} uses more than it has", segment.id.v));
     capacity += segment.capacity;
     used += segment.used;
   }
@@ -261,11 +280,13 @@ void Workload::check_usage() {
     covered += extent.length;
     if (!extent.hole) mapped += align_up(extent.length, world_.swarm.create.geometry.sub_block());
   }
-  if (usage.size != world_.oracle.bytes() || covered != usage.size || usage.capacity != capacity || usage.used != used ||
-      usage.data > usage.used || mapped != usage.data) {
-    world_.violate(fmt::format("usage does not add up: size {} (extents cover {}), capacity {} (segments {}), used {} (segments {}), "
-                               "data {} (extents {})",
-                               usage.size, covered, usage.capacity, capacity, usage.used, used, usage.data, mapped));
+  if (usage.size != world_.oracle.bytes() || covered != usage.size || usage.capacity != capacity ||
+      usage.used != used || usage.data > usage.used || mapped != usage.data) {
+    world_.violate(
+        fmt::format("usage does not add up: size {} (extents cover {}), capacity {} (segments {}), used {} "
+                    "(segments {}), "
+                    "data {} (extents {})",
+                    usage.size, covered, usage.capacity, capacity, usage.used, used, usage.data, mapped));
   }
 }
 
@@ -273,8 +294,8 @@ std::string Workload::unfinished() const {
   std::string out = fmt::format("{} control operations", controls_);
   for (const auto& slot : slots_) {
     if (!slot->busy) continue;
-    out += fmt::format(", {} {}+{} op {}", kKindNames[static_cast<size_t>(slot->kind)], slot->offset / kSector,
-                       slot->length / kSector, slot->op);
+    out += fmt::format(", {} {}+{} op {}", kKindNames[static_cast<size_t>(slot->kind)],
+                       slot->offset / kSector, slot->length / kSector, slot->op);
   }
   return out;
 }
@@ -290,11 +311,15 @@ void Workload::control_began(const char* what) {
 bool Workload::control_ended(const char* what, const Status& status) {
   --controls_;
   last_change_ = world_.scheduler.now();
-  world_.note(static_cast<uint64_t>(status ? Code::kOk : status.error().code) << 8 | static_cast<uint8_t>(what[0]));
-  world_.say("  done {}: {}{}", what, status ? "ok" : status.error().message, crashed_ ? " (after the crash)" : "");
+  world_.note(static_cast<uint64_t>(status ? Code::kOk : status.error().code) << 8 |
+              static_cast<uint8_t>(what[0]));
+  world_.say("  done {}: {}{}", what, status ? "ok" : status.error().message,
+             crashed_ ? " (after the crash)" : "");
   if (crashed_) return false;
-  const bool excused = world_.any_failure() || (closing_ && !status && status.error().code == Code::kShutdown);
-  if (!status && !excused) world_.violate(fmt::format("{} failed without cause: {}", what, status.error().message));
+  const bool excused =
+      world_.any_failure() || (closing_ && !status && status.error().code == Code::kShutdown);
+  if (!status && !excused)
+    world_.violate(fmt::format("{} failed without cause: {}", what, status.error().message));
   return true;
 }
 
@@ -310,16 +335,18 @@ void Workload::grant() {
     auto fresh = std::make_unique<Backing>();
     fresh->uuid = Uuid::random(rng);
     const auto clusters = static_cast<uint32_t>(2 + rng.below(world_.swarm.shadow_clusters_max - 1));
-    fresh->disk = std::make_unique<Disk>(world_.scheduler, rng, backing_bytes(world_.swarm, clusters, false), world_.swarm.alignment);
+    fresh->disk = std::make_unique<Disk>(world_.scheduler, rng, backing_bytes(world_.swarm, clusters, false),
+                                         world_.swarm.alignment);
     shadow = fresh.get();
     world_.shadows.push_back(std::move(fresh));
   }
   control_began("grant");
   shadow->busy = true;
-  io::spawn(format_and_attach(volume_, *shadow, world_.swarm.create.geometry), [this, shadow](const Status& status) {
-    shadow->busy = false;
-    if (control_ended("grant", status) && status) shadow->attached = true;
-  });
+  io::spawn(format_and_attach(volume_, *shadow, world_.swarm.create.geometry),
+            [this, shadow](const Status& status) {
+              shadow->busy = false;
+              if (control_ended("grant", status) && status) shadow->attached = true;
+            });
 }
 
 Backing* Workload::pick_attached() {
@@ -352,7 +379,8 @@ void Workload::merge() {
 
 void Workload::checkpoint() {
   control_began("checkpoint");
-  io::spawn(volume_.checkpoint(), [this](const Status& status) { (void)control_ended("checkpoint", status); });
+  io::spawn(volume_.checkpoint(),
+            [this](const Status& status) { (void)control_ended("checkpoint", status); });
 }
 
 void Workload::check() {

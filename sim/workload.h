@@ -1,5 +1,6 @@
 #pragma once
-// The client of one life of a volume: it asks for whatever the swarm allows, many things at once, and judges every answer.
+// The client of one life of a volume: it asks for whatever the swarm allows, many things at once, and judges
+// every answer.
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -18,8 +19,12 @@ class Workload {
 
   // Starts something new if the queue depth allows. Call it between scheduler steps.
   void pump();
-  // Reads everything back after recovery, and holds it and the allocation status against the reference. Steps the scheduler until it
-  // is done, or `stop()` says so.
+  // Starts this, however much is in flight; for runs that enumerate. start() draws what it needs, request()
+  // is told.
+  void start(Act act);
+  void request(Act act, uint64_t offset, uint64_t length, bool fua);
+  // Reads everything back after recovery, and holds it and the allocation status against the reference. Steps
+  // the scheduler until it is done, or `stop()` says so.
   template <typename Stop>
   void read_back(Stop stop) {
     for (uint64_t at = 0; at < world_.oracle.bytes() && !stop() && world_.ok();) {
@@ -43,7 +48,7 @@ class Workload {
     Workload* owner = nullptr;
     io::Buffer memory;
     Oracle::OpId op = 0;
-    uint32_t ticket = 0;  // the clock at the submission of a read or a flush
+    uint32_t ticket = 0;             // the clock at the submission of a read or a flush
     bool after_failed_sync = false;  // submitted when a sync of the volume had failed already
     MonoTime since{};
     bool busy = false;
@@ -51,10 +56,8 @@ class Workload {
   };
 
   Act draw();
-  void start(Act act);
   Slot& free_slot();
-  void draw_range(Slot& slot);
-  void start_io(Act act);
+  void draw_range(uint64_t& offset, uint64_t& length);
   void submit(Slot& slot);
   uint64_t start_read_back(uint64_t at);
   void on_done(Slot& slot, Code code);
@@ -79,7 +82,6 @@ class Workload {
   uint32_t in_flight_ = 0;
   uint32_t controls_ = 0;
   uint32_t weight_total_ = 0;
-  uint64_t failed_syncs_before_ = 0;
   bool crashed_ = false;
   bool closing_ = false;
   io::Timer pause_;

@@ -16,7 +16,8 @@
 
 namespace foreshadow::sim {
 
-// One backing, and how far its life is known to have come. What was acknowledged must survive; what was only asked for, may.
+// One backing, and how far its life is known to have come. What was acknowledged must survive; what was only
+// asked for, may.
 struct Backing {
   Uuid uuid;
   std::unique_ptr<Disk> disk;
@@ -24,9 +25,10 @@ struct Backing {
   bool attach_asked = false;
   bool attached = false;  // acknowledged, or seen after recovery
   bool merge_asked = false;
-  bool merged = false;  // acknowledged, or seen after recovery
-  bool in_service = false;  // attached when this life began
-  bool busy = false;    // the workload is doing something to it now
+  bool merged = false;        // acknowledged, or seen after recovery
+  bool in_service = false;    // attached when this life began
+  uint64_t failed_syncs = 0;  // when this life began to serve
+  bool busy = false;          // the workload is doing something to it now
 };
 
 struct World {
@@ -67,7 +69,8 @@ struct World {
   void say(fmt::format_string<Args...> format, Args&&... args) const {
     if (!trace) return;
     const std::string text = fmt::format(format, std::forward<Args>(args)...);
-    fmt::print(stderr, "{:>9} {:>6} {}\n", scheduler.now().time_since_epoch().count() / 1000, scheduler.steps(), text);
+    fmt::print(stderr, "{:>9} {:>6} {}\n", scheduler.now().time_since_epoch().count() / 1000,
+               scheduler.steps(), text);
   }
 
   std::vector<Backing*> backings() {
@@ -93,11 +96,14 @@ struct World {
     out.failed_syncs -= forgotten.failed_syncs;
     return out;
   }
-  // Of disks that are part of the volume for certain, ever.
-  uint64_t failed_syncs_in_service() const {
-    uint64_t out = primary.disk->counts().failed_syncs;
-    for (const auto& shadow : shadows) out += shadow->in_service ? shadow->disk->counts().failed_syncs : 0;
-    return out;
+  // Whether the engine knows in this life that a sync of a disk has failed which is part of the volume for
+  // certain.
+  bool told_of_failed_sync() const {
+    if (primary.disk->told_of_failed_sync(primary.failed_syncs)) return true;
+    for (const auto& shadow : shadows) {
+      if (shadow->in_service && shadow->disk->told_of_failed_sync(shadow->failed_syncs)) return true;
+    }
+    return false;
   }
   bool any_failure() const {
     const DiskCounts out = failures();
@@ -108,6 +114,10 @@ struct World {
     for (const Backing* backing : backings()) backing->disk->power_off();
     oracle.crash();
   }
+  // Every backing, freshly opened, in an order of the seed's choice.
+  std::vector<volume::SegmentFile> open_files();
+  // Holds a volume just opened against what was acknowledged; what is there now is from here on expected.
+  void check_promises(const volume::Volume& volume, const std::vector<Uuid>& orphans);
   void power_on() {
     for (const Backing* backing : backings()) backing->disk->power_on();
   }

@@ -143,7 +143,10 @@ io::Task<Status> RunningAgent::stop() {
 }
 
 void RunningAgent::on_event(v1::VolumeEvent event) {
-  log::info("volume {}: {}", event.volume().name(), event.message());
+  // What makes a volume read-only was logged, as an error, where it was found.
+  if (event.kind() != v1::VolumeEvent::KIND_READ_ONLY) {
+    log::info("volume {}: {}", event.volume().name(), event.message());
+  }
   if (session_ != nullptr) return session_->send_event(std::move(event));
   if (!options_.control.empty() && !stopping_ && early_events_.size() < limits::kQueuedReports) {
     early_events_.push_back(std::move(event));
@@ -168,8 +171,9 @@ v1::Hello RunningAgent::hello() {
 void RunningAgent::on_welcome(const v1::Welcome& welcome) {
   connected_ = true;
   const uint32_t asked = welcome.metrics_interval_ms();
-  metrics_interval_ms_ = asked == 0 ? limits::kMetricsIntervalMsDefault
-                                    : std::clamp(asked, limits::kMetricsIntervalMsMin, limits::kMetricsIntervalMsMax);
+  metrics_interval_ms_ =
+      asked == 0 ? limits::kMetricsIntervalMsDefault
+                 : std::clamp(asked, limits::kMetricsIntervalMsMin, limits::kMetricsIntervalMsMax);
   arm_tick();
 }
 

@@ -14,7 +14,7 @@
 namespace foreshadow::agent {
 
 struct TcpAddress {
-  std::string host;  // loopback only
+  std::string host;   // loopback only
   uint16_t port = 0;  // 0: one is picked
 };
 
@@ -22,23 +22,24 @@ struct Options {
   std::string state_dir;   // agent.json and agent.lock live here; made if absent
   std::string nbd_socket;  // path of the unix socket that serves the exports
   std::optional<TcpAddress> nbd_tcp;
-  std::string control;     // gRPC target, "unix:/path" or "127.0.0.1:port"; empty: alone
+  std::string control;            // gRPC target, "unix:/path" or "127.0.0.1:port"; empty: alone
   std::vector<PoolConfig> pools;  // added where no pool of that name is known yet
   std::string version;
   Clock clock = system_clock();
 };
 
-// Runs on the loop, whole; only the session with control has threads of its own. I/O never waits for control: without it
-// volumes are served and warm shadows activated all the same.
+// Runs on the loop, whole; only the session with control has threads of its own. I/O never waits for control:
+// without it volumes are served and warm shadows activated all the same.
 class Agent {
  public:
-  // Finds and opens the volumes of all pools, then listens, then connects. A volume or a pool that cannot be used is logged
-  // and told to control; it does not keep the agent from starting. kBusy, naming the directory, if another agent runs on it.
+  // Finds and opens the volumes of all pools, then listens, then connects. A volume or a pool that cannot be
+  // used is logged and told to control; it does not keep the agent from starting. kBusy, naming the
+  // directory, if another agent runs on it.
   static io::Task<Result<std::unique_ptr<Agent>>> start(io::Loop& loop, Options options);
   virtual ~Agent() = default;  // after stop() has returned
 
-  // Leaves control, finishes intents under way, disconnects the NBD clients, and closes every volume: flushed and
-  // checkpointed. An error is what could not be made durable. Call once.
+  // Leaves control, finishes intents under way, disconnects the NBD clients, and closes every volume: flushed
+  // and checkpointed. An error is what could not be made durable. Call once.
   virtual io::Task<Status> stop() = 0;
 
   virtual const std::string& id() const = 0;

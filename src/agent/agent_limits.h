@@ -6,12 +6,12 @@
 
 namespace foreshadow::agent::limits {
 
-inline constexpr size_t kAnswers = 1024;       // intents whose answer is remembered
+inline constexpr size_t kAnswers = 1024;         // intents whose answer is remembered
 inline constexpr size_t kRunningIntents = 4096;  // taken and not yet answered
-inline constexpr size_t kQueuedReports = 8192;  // acks and events on their way to control
-inline constexpr size_t kQueuedMetrics = 8;     // the newest win
+inline constexpr size_t kQueuedReports = 8192;   // acks and events on their way to control
+inline constexpr size_t kQueuedMetrics = 8;      // the newest win
 inline constexpr size_t kIntentIdBytes = 128;
-inline constexpr size_t kCheckFindings = 200;     // told in one report
+inline constexpr size_t kCheckFindings = 200;  // told in one report
 inline constexpr size_t kFindingBytes = 400;
 inline constexpr uint64_t kStateFileBytes = 4u << 20;
 inline constexpr uint32_t kMetricsIntervalMsMin = 100;

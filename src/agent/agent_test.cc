@@ -87,7 +87,8 @@ class AgentTest : public ::testing::Test {
   void start_control() { control_ = std::make_unique<ScriptedControl>(control_socket()); }
 
   Status start(const Options& options) {
-    auto started = loop_.wait<Result<std::unique_ptr<Agent>>>([&] { return Agent::start(loop_.loop(), options); });
+    auto started =
+        loop_.wait<Result<std::unique_ptr<Agent>>>([&] { return Agent::start(loop_.loop(), options); });
     if (!started) return tl::unexpected(started.error());
     agent_ = std::move(*started);
     return {};
@@ -156,7 +157,8 @@ class AgentTest : public ::testing::Test {
   }
   std::vector<std::string> backings() const {
     std::vector<std::string> out;
-    for (const auto& entry : fs::directory_iterator(dir_ / "pool")) out.push_back(entry.path().filename().string());
+    for (const auto& entry : fs::directory_iterator(dir_ / "pool"))
+      out.push_back(entry.path().filename().string());
     return out;
   }
 
@@ -303,10 +305,14 @@ TEST_F(AgentTest, RemovesBackingsThatWereNeverAttached) {
   const std::string volume = create("db");
   ASSERT_TRUE(stop());
   const fs::path orphan = dir_ / "pool" / (volume + "." + fresh_uuid() + ".seg");
-  { std::ofstream(orphan).put('\0'); }
+  {
+    std::ofstream(orphan).put('\0');
+  }
   fs::resize_file(orphan, kShadow);
   const fs::path other = dir_ / "pool" / "notes.txt";
-  { std::ofstream(other) << "not ours"; }
+  {
+    std::ofstream(other) << "not ours";
+  }
   ASSERT_TRUE(start(options()));
   EXPECT_EQ(control_->wait_for_hello().volumes_size(), 1);
   EXPECT_FALSE(fs::exists(orphan));
@@ -317,9 +323,12 @@ TEST_F(AgentTest, RemovesAVolumeWhoseCreationWasInterrupted) {
   const std::string id = fresh_uuid();
   fs::create_directories(dir_ / "state");
   std::ofstream(dir_ / "state" / "agent.json") << fmt::format(
-      R"({{"agent_id":"{}","volumes":[{{"id":"{}","name":"half","phase":"VOLUME_PHASE_CREATING"}}]}})", fresh_uuid(), id);
+      R"({{"agent_id":"{}","volumes":[{{"id":"{}","name":"half","phase":"VOLUME_PHASE_CREATING"}}]}})",
+      fresh_uuid(), id);
   const fs::path backing = dir_ / "pool" / (id + "." + fresh_uuid() + ".seg");
-  { std::ofstream(backing).put('\0'); }
+  {
+    std::ofstream(backing).put('\0');
+  }
   EXPECT_EQ(start_both().volumes_size(), 0);
   EXPECT_FALSE(fs::exists(backing));
   const v1::Ack again = control_->ask(create_intent(id, "half"));
@@ -491,7 +500,8 @@ TEST_F(AgentTest, OneAgentForOneStateDirectory) {
   ASSERT_TRUE(start(options()));
   Options second = options();
   second.nbd_socket += "2";
-  const auto refused = loop_.wait<Result<std::unique_ptr<Agent>>>([&] { return Agent::start(loop_.loop(), second); });
+  const auto refused =
+      loop_.wait<Result<std::unique_ptr<Agent>>>([&] { return Agent::start(loop_.loop(), second); });
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, Code::kBusy);
   EXPECT_NE(refused.error().message.find(second.state_dir), std::string::npos);

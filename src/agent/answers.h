@@ -10,8 +10,8 @@
 
 namespace foreshadow::agent {
 
-// Remembers the last `max` answers; the oldest is forgotten first. A forgotten intent that comes again is recognised by its
-// effect instead.
+// Remembers the last `max` answers; the oldest is forgotten first. A forgotten intent that comes again is
+// recognised by its effect instead.
 class Answers {
  public:
   explicit Answers(size_t max) : max_(max) {}

@@ -1,6 +1,6 @@
 #pragma once
-// What coroutines of the agent wait with: blocking work elsewhere, a turn at something, a call back. gcc 12: name each of
-// these, and the lambda given to it, before the co_await.
+// What coroutines of the agent wait with: blocking work elsewhere, a turn at something, a call back. gcc 12:
+// name each of these, and the lambda given to it, before the co_await.
 #include <coroutine>
 #include <deque>
 #include <optional>

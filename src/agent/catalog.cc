@@ -92,8 +92,8 @@ const state::PoolRecord* Catalog::pool_record(const std::string& name) const {
 Status Catalog::check_new(const PoolConfig& config) const {
   TRY(Name::parse(config.name, "pool name"));
   if (config.directory.empty() || config.directory.front() != '/') {
-    return fail(Code::kInvalidArgument, fmt::format("pool {}: directory {}: expected an absolute path", config.name,
-                                                    foreshadow::quoted(config.directory)));
+    return fail(Code::kInvalidArgument, fmt::format("pool {}: directory {}: expected an absolute path",
+                                                    config.name, foreshadow::quoted(config.directory)));
   }
   if (pools_.size() >= foreshadow::limits::kPools) {
     return fail(Code::kLimit, fmt::format("pool {}: there are {} pools already, the limit", config.name,
@@ -165,7 +165,8 @@ io::Task<Status> Catalog::remove_pool(std::string name) {
 
 Result<std::shared_ptr<block::Pool>> Catalog::pool(const std::string& name) const {
   const auto found = pools_.find(name);
-  if (found == pools_.end()) return fail(Code::kNotFound, fmt::format("there is no pool {}", foreshadow::quoted(name)));
+  if (found == pools_.end())
+    return fail(Code::kNotFound, fmt::format("there is no pool {}", foreshadow::quoted(name)));
   if (found->second.pool == nullptr) {
     return fail(Code::kUnavailable, fmt::format("pool {} cannot be used: {}", name, found->second.trouble));
   }

@@ -33,8 +33,8 @@ struct Backing {
   static Result<Backing> parse(std::string_view name, std::string pool);
 };
 
-// On the loop; what blocks is offloaded. Changes of the notes are made one at a time: the callers hold the agent's structure
-// gate. A pool whose directory cannot be used stays known, without a Pool, and says why.
+// On the loop; what blocks is offloaded. Changes of the notes are made one at a time: the callers hold the
+// agent's structure gate. A pool whose directory cannot be used stays known, without a Pool, and says why.
 class Catalog {
  public:
   // Takes the state directory's lock and reads the notes. Blocks: for start-up.
@@ -45,7 +45,8 @@ class Catalog {
 
   // Opens every pool that is noted; those that cannot be opened are logged.
   io::Task<Status> open_pools();
-  // Succeeds and changes nothing if it is there already, the same; opens it again if it could not be opened before.
+  // Succeeds and changes nothing if it is there already, the same; opens it again if it could not be opened
+  // before.
   io::Task<Status> add_pool(PoolConfig config);
   // Succeeds if it is not there. kFailedPrecondition while it has backings of volumes.
   io::Task<Status> remove_pool(std::string name);
@@ -64,7 +65,9 @@ class Catalog {
 
   // The notes about volumes; nullptr if there is none.
   const state::VolumeRecord* record(const Uuid& volume) const;
-  std::vector<state::VolumeRecord> records() const { return {state_.volumes().begin(), state_.volumes().end()}; }
+  std::vector<state::VolumeRecord> records() const {
+    return {state_.volumes().begin(), state_.volumes().end()};
+  }
   io::Task<Status> put_record(state::VolumeRecord record);
   io::Task<Status> erase_record(Uuid volume);
 

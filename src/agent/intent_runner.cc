@@ -27,8 +27,12 @@ Result<VolumeSpec> parse_spec(const v1::Intent::CreateVolume& action) {
   spec.hold_timeout_ms = action.hold_timeout_ms();
   switch (action.redirect()) {
     case v1::REDIRECT_MODE_UNSPECIFIED:
-    case v1::REDIRECT_MODE_ALLOCATING: spec.redirect = extent::Redirect::kAllocating; break;
-    case v1::REDIRECT_MODE_ALL: spec.redirect = extent::Redirect::kAll; break;
+    case v1::REDIRECT_MODE_ALLOCATING:
+      spec.redirect = extent::Redirect::kAllocating;
+      break;
+    case v1::REDIRECT_MODE_ALL:
+      spec.redirect = extent::Redirect::kAll;
+      break;
     default:
       return fail(Code::kInvalidArgument, fmt::format("redirect {}: expected allocating or all",
                                                       static_cast<int>(action.redirect())));
@@ -45,7 +49,9 @@ IntentRunner::IntentRunner(Catalog& catalog, VolumeSet& volumes, Gate& structure
       answer_(std::move(answer)),
       executor_(catalog.loop()) {}
 
-IntentRunner::~IntentRunner() { ASSERT(running_.empty()); }
+IntentRunner::~IntentRunner() {
+  ASSERT(running_.empty());
+}
 
 v1::Ack IntentRunner::make_ack(const std::string& intent, const Status& status) {
   v1::Ack ack;
@@ -61,9 +67,10 @@ void IntentRunner::take(v1::Intent intent) {
   if (const v1::Ack* known = answers_.find(id)) return answer_(*known);
   if (running_.contains(id)) return;  // its answer is on the way
   if (id.empty() || id.size() > limits::kIntentIdBytes) {
-    return answer_(make_ack(foreshadow::quoted(id), fail(Code::kInvalidArgument,
-                                             fmt::format("intent id {}: expected 1 to {} bytes", foreshadow::quoted(id),
-                                                         limits::kIntentIdBytes))));
+    return answer_(
+        make_ack(foreshadow::quoted(id),
+                 fail(Code::kInvalidArgument, fmt::format("intent id {}: expected 1 to {} bytes",
+                                                          foreshadow::quoted(id), limits::kIntentIdBytes))));
   }
   if (finishing_) return answer_(make_ack(id, fail(Code::kShutdown, "the agent is stopping")));
   if (running_.size() >= limits::kRunningIntents) {
@@ -92,14 +99,25 @@ io::Task<Status> IntentRunner::finish() {
 
 io::Task<v1::Ack> IntentRunner::run(v1::Intent intent) {
   v1::Ack ack;
-  Status status = fail(Code::kUnsupported, fmt::format("intent {}: this agent does not know its action", intent.id()));
+  Status status =
+      fail(Code::kUnsupported, fmt::format("intent {}: this agent does not know its action", intent.id()));
   bool changes_pools = true;
   switch (intent.action_case()) {
-    case v1::Intent::kAddPool: status = co_await add_pool(intent.add_pool()); break;
-    case v1::Intent::kRemovePool: status = co_await remove_pool(intent.remove_pool()); break;
-    case v1::Intent::kCreateVolume: status = co_await create_volume(intent.create_volume(), &ack); break;
-    case v1::Intent::kDeleteVolume: status = co_await delete_volume(intent.delete_volume()); break;
-    case v1::Intent::kGrantShadow: status = co_await grant_shadow(intent.grant_shadow(), &ack); break;
+    case v1::Intent::kAddPool:
+      status = co_await add_pool(intent.add_pool());
+      break;
+    case v1::Intent::kRemovePool:
+      status = co_await remove_pool(intent.remove_pool());
+      break;
+    case v1::Intent::kCreateVolume:
+      status = co_await create_volume(intent.create_volume(), &ack);
+      break;
+    case v1::Intent::kDeleteVolume:
+      status = co_await delete_volume(intent.delete_volume());
+      break;
+    case v1::Intent::kGrantShadow:
+      status = co_await grant_shadow(intent.grant_shadow(), &ack);
+      break;
     case v1::Intent::kActivateShadow:
       status = activate_shadow(intent.activate_shadow(), &ack);
       changes_pools = false;
@@ -112,7 +130,8 @@ io::Task<v1::Ack> IntentRunner::run(v1::Intent intent) {
       status = co_await check_volume(intent.check_volume(), &ack);
       changes_pools = false;
       break;
-    case v1::Intent::ACTION_NOT_SET: break;
+    case v1::Intent::ACTION_NOT_SET:
+      break;
   }
   ack.MergeFrom(make_ack(intent.id(), status));
   if (changes_pools) {

@@ -14,10 +14,10 @@
 
 namespace foreshadow::agent {
 
-// On the loop. Each intent gets exactly one answer; one that is repeated while it runs gets that one, and one that is repeated later
-// what it was answered before. After a restart the effect tells: what is there already is not done again. What blocks is
-// offloaded, so I/O goes on meanwhile. Intents for different volumes run side by side; what changes the set of pools or volumes
-// runs one at a time.
+// On the loop. Each intent gets exactly one answer; one that is repeated while it runs gets that one, and one
+// that is repeated later what it was answered before. After a restart the effect tells: what is there already
+// is not done again. What blocks is offloaded, so I/O goes on meanwhile. Intents for different volumes run
+// side by side; what changes the set of pools or volumes runs one at a time.
 class IntentRunner {
  public:
   using Answer = std::function<void(v1::Ack)>;

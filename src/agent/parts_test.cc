@@ -86,8 +86,9 @@ TEST(Backing, NamesAreParsedAndNothingElseIs) {
   ASSERT_TRUE(parsed);
   EXPECT_EQ(parsed->volume, backing.volume);
   EXPECT_EQ(parsed->segment, backing.segment);
-  for (const std::string& bad : {std::string(), std::string("x"), backing.name() + "x", backing.name().substr(1),
-                                 std::string(36, '0') + "." + std::string(36, 'z')}) {
+  for (const std::string& bad :
+       {std::string(), std::string("x"), backing.name() + "x", backing.name().substr(1),
+        std::string(36, '0') + "." + std::string(36, 'z')}) {
     EXPECT_FALSE(Backing::parse(bad, "p")) << bad;
   }
 }
@@ -143,8 +144,11 @@ TEST_F(StateDirTest, GivesBackWhatWasSaved) {
 TEST_F(StateDirTest, RefusesWhatItCannotUnderstand) {
   auto dir = StateDir::open(dir_.string());
   ASSERT_TRUE(dir);
-  for (const std::string& text : {std::string("not json"), std::string("{\"pools\": 3}"), std::string(5u << 20, ' ')}) {
-    { std::ofstream(dir_ / "agent.json") << text; }
+  for (const std::string& text :
+       {std::string("not json"), std::string("{\"pools\": 3}"), std::string(5u << 20, ' ')}) {
+    {
+      std::ofstream(dir_ / "agent.json") << text;
+    }
     const auto loaded = dir->load();
     ASSERT_FALSE(loaded);
     EXPECT_EQ(loaded.error().code, Code::kCorrupt);

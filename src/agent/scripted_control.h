@@ -1,5 +1,6 @@
 #pragma once
-// For tests: a control that says what the test tells it to, over real gRPC on a unix socket, and an agent on a real loop.
+// For tests: a control that says what the test tells it to, over real gRPC on a unix socket, and an agent on
+// a real loop.
 #include <grpcpp/grpcpp.h>
 
 #include <chrono>
@@ -31,7 +32,9 @@ class ScriptedControl final : public v1::AgentService::Service {
     builder.RegisterService(this);
     server_ = builder.BuildAndStart();
   }
-  ~ScriptedControl() override { server_->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(100)); }
+  ~ScriptedControl() override {
+    server_->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(100));
+  }
 
   // Waits for a message that `wanted` accepts, and takes it and all before it.
   std::optional<v1::AgentMessage> wait_for(const std::function<bool(const v1::AgentMessage&)>& wanted) {

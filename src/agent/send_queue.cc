@@ -54,7 +54,8 @@ void SendQueue::prepare_for(const v1::Hello& hello) {
   metrics_.clear();
   for (v1::AgentMessage& message : reports_) {
     v1::Volume* volume = nullptr;
-    if (message.has_event() && message.event().has_volume()) volume = message.mutable_event()->mutable_volume();
+    if (message.has_event() && message.event().has_volume())
+      volume = message.mutable_event()->mutable_volume();
     if (message.has_ack() && message.ack().has_volume()) volume = message.mutable_ack()->mutable_volume();
     if (volume == nullptr) continue;
     const auto current = now.find(volume->id());

@@ -8,8 +8,9 @@
 
 namespace foreshadow::agent {
 
-// Thread-safe. Metrics are worth only as much as they are new: past their bound the oldest go. Acks and events are never
-// dropped on a connection: past their bound push() says no, and the session must be begun anew, where a Hello tells the truth.
+// Thread-safe. Metrics are worth only as much as they are new: past their bound the oldest go. Acks and
+// events are never dropped on a connection: past their bound push() says no, and the session must be begun
+// anew, where a Hello tells the truth.
 class SendQueue {
  public:
   SendQueue(size_t reports_max, size_t metrics_max) : reports_max_(reports_max), metrics_max_(metrics_max) {}
@@ -22,7 +23,8 @@ class SendQueue {
   // A report that could not be sent goes first again; metrics do not.
   void put_back(v1::AgentMessage message);
   bool empty() const;
-  // Before a Hello: metrics from before would be counted twice, and an event's volume must not be older than the Hello's.
+  // Before a Hello: metrics from before would be counted twice, and an event's volume must not be older than
+  // the Hello's.
   void prepare_for(const v1::Hello& hello);
 
  private:

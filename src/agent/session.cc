@@ -21,7 +21,8 @@ namespace {
 
 using Stream = grpc::ClientReaderWriter<v1::AgentMessage, v1::ControlMessage>;
 
-// What calls posted to the loop find the Host by: they may run after the Session is gone. Used on the loop only.
+// What calls posted to the loop find the Host by: they may run after the Session is gone. Used on the loop
+// only.
 struct HostLink {
   Session::Host* host = nullptr;
 };
@@ -77,10 +78,10 @@ class GrpcSession final : public Session {
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  bool stopping_ = false;                     // guarded by mutex_
-  bool broken_ = false;                       // guarded by mutex_: this connection is over
-  grpc::ClientContext* context_ = nullptr;    // guarded by mutex_: of the call under way
-  bool reported_away_ = false;                // thread_ only: one line in the log for each change
+  bool stopping_ = false;                   // guarded by mutex_
+  bool broken_ = false;                     // guarded by mutex_: this connection is over
+  grpc::ClientContext* context_ = nullptr;  // guarded by mutex_: of the call under way
+  bool reported_away_ = false;              // thread_ only: one line in the log for each change
   std::thread thread_;
 };
 
@@ -94,7 +95,8 @@ void GrpcSession::stop() {
 
 void GrpcSession::send(v1::AgentMessage message) {
   if (queue_.push(std::move(message))) return wake();
-  log::warn("control takes in nothing: {} reports wait for it; the session begins anew", limits::kQueuedReports);
+  log::warn("control takes in nothing: {} reports wait for it; the session begins anew",
+            limits::kQueuedReports);
   const std::lock_guard lock(mutex_);
   if (context_ != nullptr) context_->TryCancel();
 }
@@ -139,8 +141,9 @@ bool GrpcSession::talk() {
   v1::AgentMessage first;
   if (hello) *first.mutable_hello() = std::move(*hello);
   const bool fits = first.ByteSizeLong() <= foreshadow::limits::kRpcMessageBytes;
-  if (!fits) log::error("the inventory takes {} bytes: control can take {}", first.ByteSizeLong(),
-                        foreshadow::limits::kRpcMessageBytes);
+  if (!fits)
+    log::error("the inventory takes {} bytes: control can take {}", first.ByteSizeLong(),
+               foreshadow::limits::kRpcMessageBytes);
   if (first.has_hello() && fits && stream->Write(first)) {
     std::thread writer([this, &stream] { write_all(*stream); });
     v1::ControlMessage message;
@@ -166,7 +169,10 @@ bool GrpcSession::talk() {
   context_ = nullptr;
   if (stopping_) return talked;
   tell_disconnected();
-  if (!reported_away_) log::warn("no control at {}: {}; serving on", target_, status.error_message());
+  // CANCELLED is our own, said once the stream has ended.
+  const bool ended = status.ok() || status.error_code() == grpc::StatusCode::CANCELLED;
+  const std::string reason = ended ? "it ended the session" : status.error_message();
+  if (!reported_away_) log::warn("no control at {}: {}; serving on", target_, reason);
   reported_away_ = true;
   return talked;
 }

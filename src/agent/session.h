@@ -8,9 +8,9 @@
 
 namespace foreshadow::agent {
 
-// Connects, says Hello with everything the agent has, and then carries messages both ways; on any failure it begins anew after
-// 100 ms to 2 s, for ever. Two threads of its own do so; every call below, and every call of the Host, is on the loop.
-// Control being away is no error, and the loop never waits for it.
+// Connects, says Hello with everything the agent has, and then carries messages both ways; on any failure it
+// begins anew after 100 ms to 2 s, for ever. Two threads of its own do so; every call below, and every call
+// of the Host, is on the loop. Control being away is no error, and the loop never waits for it.
 class Session {
  public:
   class Host {

@@ -54,7 +54,8 @@ Result<std::string> read_all(int fd, const std::string& what) {
     if (n == 0) return text;
     text.append(chunk, static_cast<size_t>(n));
     if (text.size() > limits::kStateFileBytes) {
-      return fail(Code::kCorrupt, fmt::format("{}: expected at most {} bytes", what, limits::kStateFileBytes));
+      return fail(Code::kCorrupt,
+                  fmt::format("{}: expected at most {} bytes", what, limits::kStateFileBytes));
     }
   }
 }
@@ -70,10 +71,12 @@ Result<StateDir> StateDir::open(const std::string& directory) {
   Fd lock(::openat(dir.get(), kLockFile, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (!lock) return fail_errno(errno, fmt::format("{}/{}: opening it", directory, kLockFile));
   if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK) return fail_errno(errno, fmt::format("{}/{}: locking it", directory, kLockFile));
-    return fail(Code::kBusy, fmt::format("state directory {}: another agent runs on it; stop that one, or name "
-                                         "another directory",
-                                         directory));
+    if (errno != EWOULDBLOCK)
+      return fail_errno(errno, fmt::format("{}/{}: locking it", directory, kLockFile));
+    return fail(Code::kBusy,
+                fmt::format("state directory {}: another agent runs on it; stop that one, or name "
+                            "another directory",
+                            directory));
   }
   return StateDir(directory, dir.release(), lock.release());
 }

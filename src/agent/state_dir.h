@@ -7,11 +7,13 @@
 
 namespace foreshadow::agent {
 
-// Holds an advisory lock on `agent.lock` in the directory for as long as it lives; the kernel lets go of it when the process
-// dies. Every call but the constructor's may come from any one thread at a time; all of them block.
+// Holds an advisory lock on `agent.lock` in the directory for as long as it lives; the kernel lets go of it
+// when the process dies. Every call but the constructor's may come from any one thread at a time; all of them
+// block.
 class StateDir {
  public:
-  // Makes the directory (mode 0700) if it is absent. kBusy, naming the directory, while another process holds it.
+  // Makes the directory (mode 0700) if it is absent. kBusy, naming the directory, while another process holds
+  // it.
   static Result<StateDir> open(const std::string& directory);
   StateDir(StateDir&& other) noexcept;
   StateDir& operator=(StateDir&&) = delete;

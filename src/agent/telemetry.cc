@@ -49,7 +49,8 @@ v1::Metrics Telemetry::take(const std::map<Uuid, std::shared_ptr<VolumeHost>>& h
                             MonoTime now) {
   v1::Metrics out;
   out.set_time_ms(now_ms);
-  const auto passed = taken_ ? std::chrono::duration_cast<std::chrono::milliseconds>(now - taken_at_).count() : 0;
+  const auto passed =
+      taken_ ? std::chrono::duration_cast<std::chrono::milliseconds>(now - taken_at_).count() : 0;
   out.set_interval_ms(
       static_cast<uint32_t>(std::clamp<int64_t>(passed, 0, std::numeric_limits<uint32_t>::max())));
   taken_at_ = now;

@@ -1,6 +1,6 @@
 #pragma once
-// What the volumes did in an interval. Counting happens on the I/O path, in plain integers (block/io_stats.h); here the counts are
-// compared with those of the interval before.
+// What the volumes did in an interval. Counting happens on the I/O path, in plain integers
+// (block/io_stats.h); here the counts are compared with those of the interval before.
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -16,7 +16,8 @@ namespace foreshadow::agent {
 v1::VolumeMetrics make_metrics(const Uuid& volume, const volume::Usage& usage, const block::IoStats& before,
                                const block::IoStats& now);
 
-// On the loop. Counts that are not taken stay for the next take(), so a time without control is one long interval.
+// On the loop. Counts that are not taken stay for the next take(), so a time without control is one long
+// interval.
 class Telemetry {
  public:
   // `now_ms` is wall-clock time, `now` the executor's.

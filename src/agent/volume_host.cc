@@ -23,7 +23,9 @@ VolumeHost::VolumeHost(Catalog& catalog, Clock clock, EventSink& sink, std::uniq
   volume_->set_listener(this);
 }
 
-VolumeHost::~VolumeHost() { volume_->set_listener(nullptr); }
+VolumeHost::~VolumeHost() {
+  volume_->set_listener(nullptr);
+}
 
 Status VolumeHost::not_closing() const {
   if (!closing_) return {};
@@ -32,7 +34,8 @@ Status VolumeHost::not_closing() const {
 
 bool VolumeHost::has_segment(const Uuid& segment) const {
   const std::vector<volume::SegmentInfo> segments = volume_->segments();
-  return std::any_of(segments.begin(), segments.end(), [&](const auto& info) { return info.uuid == segment; });
+  return std::any_of(segments.begin(), segments.end(),
+                     [&](const auto& info) { return info.uuid == segment; });
 }
 
 io::Task<Status> VolumeHost::grant_shadow(Uuid segment, std::string pool, uint64_t size) {
@@ -41,7 +44,8 @@ io::Task<Status> VolumeHost::grant_shadow(Uuid segment, std::string pool, uint64
   if (!open) co_return open;
   if (has_segment(segment)) co_return Status{};
   if (!volume_->read_only_reason().empty()) {
-    co_return fail(Code::kReadOnly, fmt::format("volume {} is read-only: {}", name(), volume_->read_only_reason()));
+    co_return fail(Code::kReadOnly,
+                   fmt::format("volume {} is read-only: {}", name(), volume_->read_only_reason()));
   }
   if (size < foreshadow::limits::kSegmentSizeMin || size > foreshadow::limits::kSegmentSizeMax) {
     co_return fail(Code::kInvalidArgument,
@@ -65,12 +69,13 @@ io::Task<Status> VolumeHost::grant_shadow(Uuid segment, std::string pool, uint64
   whereabouts_.pool_of[segment] = pool;
   const Status attached = co_await attach(segment, std::move(*file));
   if (attached) co_return attached;
-  // A failed write of metadata may have reached the disk all the same; then the volume is read-only, and the next
-  // start, which can see what is there, removes the backing if it is an orphan.
+  // A failed write of metadata may have reached the disk all the same; then the volume is read-only, and the
+  // next start, which can see what is there, removes the backing if it is an orphan.
   if (volume_->read_only_reason().empty() && !has_segment(segment)) {
     whereabouts_.pool_of.erase(segment);
     const Status removed = co_await catalog_.remove_backing(backing);
-    if (!removed) log::warn("backing {} is left in pool {}: {}", backing.name(), pool, removed.error().message);
+    if (!removed)
+      log::warn("backing {} is left in pool {}: {}", backing.name(), pool, removed.error().message);
   }
   co_return attached;
 }
@@ -129,7 +134,8 @@ void VolumeHost::on_redirected(SegmentId to) {
 }
 
 void VolumeHost::on_shadow_full(SegmentId segment) {
-  tell(v1::VolumeEvent::KIND_SHADOW_FULL, segment.v, fmt::format("segment {} takes no new writes any more", segment.v));
+  tell(v1::VolumeEvent::KIND_SHADOW_FULL, segment.v,
+       fmt::format("segment {} takes no new writes any more", segment.v));
   tell_if_shadow_needed();
 }
 
@@ -138,7 +144,9 @@ void VolumeHost::on_hold_began() {
   tell_if_shadow_needed();
 }
 
-void VolumeHost::on_hold_ended() { tell(v1::VolumeEvent::KIND_HOLD_ENDED, 0, "no write waits for space any more"); }
+void VolumeHost::on_hold_ended() {
+  tell(v1::VolumeEvent::KIND_HOLD_ENDED, 0, "no write waits for space any more");
+}
 
 void VolumeHost::on_read_only(const std::string& reason) {
   log::error("volume {} is read-only now: {}", name(), reason);

@@ -21,8 +21,8 @@ class EventSink {
   virtual void on_event(v1::VolumeEvent event) = 0;
 };
 
-// On the loop. Owns the Volume; the NBD server serves it by reference, so drain the export before close(). Kept by shared_ptr: an
-// operation under way keeps its host, and finds closing() set once it has its turn.
+// On the loop. Owns the Volume; the NBD server serves it by reference, so drain the export before close().
+// Kept by shared_ptr: an operation under way keeps its host, and finds closing() set once it has its turn.
 class VolumeHost final : private volume::Listener {
  public:
   VolumeHost(Catalog& catalog, Clock clock, EventSink& sink, std::unique_ptr<volume::Volume> volume,
@@ -35,8 +35,8 @@ class VolumeHost final : private volume::Listener {
   const std::string& name() const { return volume_->name(); }
   v1::Volume report() const { return make_report(*volume_, whereabouts_); }
 
-  // Makes the backing, formats and attaches it. Repeating it for a segment that is attached already changes nothing. On
-  // failure the backing is gone again, unless the volume may know of it already.
+  // Makes the backing, formats and attaches it. Repeating it for a segment that is attached already changes
+  // nothing. On failure the backing is gone again, unless the volume may know of it already.
   io::Task<Status> grant_shadow(Uuid segment, std::string pool, uint64_t size);
   Status activate_shadow(Uuid segment);
   io::Task<Status> merge_shadow(Uuid segment);

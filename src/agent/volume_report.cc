@@ -12,18 +12,24 @@ namespace foreshadow::agent {
 
 v1::SegmentRole to_api(extent::SegmentRole role) {
   switch (role) {
-    case extent::SegmentRole::kPrimary: return v1::SEGMENT_ROLE_PRIMARY;
-    case extent::SegmentRole::kShadow: return v1::SEGMENT_ROLE_SHADOW;
+    case extent::SegmentRole::kPrimary:
+      return v1::SEGMENT_ROLE_PRIMARY;
+    case extent::SegmentRole::kShadow:
+      return v1::SEGMENT_ROLE_SHADOW;
   }
   return v1::SEGMENT_ROLE_UNSPECIFIED;
 }
 
 v1::SegmentState to_api(extent::SegmentState state) {
   switch (state) {
-    case extent::SegmentState::kWarm: return v1::SEGMENT_STATE_WARM;
-    case extent::SegmentState::kActive: return v1::SEGMENT_STATE_ACTIVE;
-    case extent::SegmentState::kSealed: return v1::SEGMENT_STATE_SEALED;
-    case extent::SegmentState::kMerged: return v1::SEGMENT_STATE_MERGED;
+    case extent::SegmentState::kWarm:
+      return v1::SEGMENT_STATE_WARM;
+    case extent::SegmentState::kActive:
+      return v1::SEGMENT_STATE_ACTIVE;
+    case extent::SegmentState::kSealed:
+      return v1::SEGMENT_STATE_SEALED;
+    case extent::SegmentState::kMerged:
+      return v1::SEGMENT_STATE_MERGED;
   }
   return v1::SEGMENT_STATE_UNSPECIFIED;
 }
@@ -84,8 +90,8 @@ v1::Volume make_report(const volume::Volume& volume, const Whereabouts& whereabo
 namespace {
 
 // Adds what label and superblock of a readable primary say.
-void describe(const extent::Label& label, const extent::Superblock& super, const std::vector<Backing>& backings,
-              v1::Volume* out) {
+void describe(const extent::Label& label, const extent::Superblock& super,
+              const std::vector<Backing>& backings, v1::Volume* out) {
   out->set_size(super.size);
   out->set_redirect(to_api(super.redirect));
   for (const extent::SegmentRow& row : super.segments) {
@@ -106,7 +112,8 @@ void describe(const extent::Label& label, const extent::Superblock& super, const
 
 }  // namespace
 
-io::Task<v1::Volume> survey(Catalog& catalog, std::vector<Backing> backings, std::string name, std::string reason) {
+io::Task<v1::Volume> survey(Catalog& catalog, std::vector<Backing> backings, std::string name,
+                            std::string reason) {
   v1::Volume out;
   if (!backings.empty()) out.set_id(backings.front().volume.str());
   out.set_name(name);

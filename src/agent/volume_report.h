@@ -17,15 +17,17 @@ namespace foreshadow::agent {
 // Where a volume is reached and kept: what the volume itself does not know.
 struct Whereabouts {
   std::string agent_id;
-  std::string uri;                   // empty while it is not served
+  std::string uri;                      // empty while it is not served
   std::map<Uuid, std::string> pool_of;  // by segment
 };
 
 v1::Volume make_report(const volume::Volume& volume, const Whereabouts& whereabouts);
 
-// What can still be told of a volume that could not be opened: from the label and superblock of its primary where they can be
-// read, else only its id and `name`. Reads; never writes. `reason` becomes read_only_reason.
-io::Task<v1::Volume> survey(Catalog& catalog, std::vector<Backing> backings, std::string name, std::string reason);
+// What can still be told of a volume that could not be opened: from the label and superblock of its primary
+// where they can be read, else only its id and `name`. Reads; never writes. `reason` becomes
+// read_only_reason.
+io::Task<v1::Volume> survey(Catalog& catalog, std::vector<Backing> backings, std::string name,
+                            std::string reason);
 
 v1::CheckReport make_check_report(const extent::CheckReport& check);
 

@@ -126,27 +126,30 @@ io::Task<Result<volume::Volume::Opened>> VolumeSet::open_volume(Uuid id, std::ve
     const std::string other = opened->volume->id().str();
     const Status closed = co_await opened->volume->close();
     if (!closed) log::warn("volume {}: {}", other, closed.error().message);
-    co_return fail(Code::kCorrupt, fmt::format("the backings named for volume {} are of volume {}", id.str(), other));
+    co_return fail(Code::kCorrupt,
+                   fmt::format("the backings named for volume {} are of volume {}", id.str(), other));
   }
   co_return opened;
 }
 
-// Only backings that the volume itself disowns, or that were never labelled (a nil UUID), and that it does not list.
+// Only backings that the volume itself disowns, or that were never labelled (a nil UUID), and that it does
+// not list.
 io::Task<Status> VolumeSet::remove_orphans(const volume::Volume& volume, std::vector<Uuid> orphans,
                                            std::vector<Backing> backings) {
   const std::vector<volume::SegmentInfo> segments = volume.segments();
   for (const Backing& backing : backings) {
     const bool attached = std::any_of(segments.begin(), segments.end(),
                                       [&](const auto& info) { return info.uuid == backing.segment; });
-    const bool orphan = std::any_of(orphans.begin(), orphans.end(),
-                                    [&](const Uuid& uuid) { return uuid == backing.segment || uuid.is_nil(); });
+    const bool orphan = std::any_of(orphans.begin(), orphans.end(), [&](const Uuid& uuid) {
+      return uuid == backing.segment || uuid.is_nil();
+    });
     if (attached || !orphan) continue;
     const Status removed = co_await catalog_.remove_backing(backing);
     if (removed) {
       log::info("backing {} in pool {} was never attached and is removed", backing.name(), backing.pool);
     } else {
-      log::warn("backing {} in pool {} was never attached; it stays, because: {}", backing.name(), backing.pool,
-                removed.error().message);
+      log::warn("backing {} in pool {} was never attached; it stays, because: {}", backing.name(),
+                backing.pool, removed.error().message);
     }
   }
   co_return Status{};
@@ -157,8 +160,8 @@ io::Task<Status> VolumeSet::mark_broken(Uuid id, std::vector<Backing> backings, 
   const std::string name = record == nullptr ? std::string() : record->name();
   const std::string reason = fmt::format("it cannot be opened: {}", error.message);
   v1::Volume report = co_await survey(catalog_, backings, name, reason);
-  log::error("volume {} ({}) is not served: {}", report.name().empty() ? "of unknown name" : report.name(), id.str(),
-             reason);
+  log::error("volume {} ({}) is not served: {}", report.name().empty() ? "of unknown name" : report.name(),
+             id.str(), reason);
   v1::VolumeEvent event;
   event.set_time_ms(clock_());
   event.set_kind(v1::VolumeEvent::KIND_READ_ONLY);
@@ -189,14 +192,14 @@ Status VolumeSet::check_spec(const VolumeSpec& spec) const {
   namespace common = foreshadow::limits;
   TRY(Name::parse(spec.name, "volume name"));
   if (spec.size < common::kVolumeSizeMin || spec.size > common::kVolumeSizeMax) {
-    return fail(Code::kInvalidArgument, fmt::format("volume {}: size {}: expected {} to {}", spec.name, spec.size,
-                                                    format_size(common::kVolumeSizeMin),
-                                                    format_size(common::kVolumeSizeMax)));
+    return fail(Code::kInvalidArgument,
+                fmt::format("volume {}: size {}: expected {} to {}", spec.name, spec.size,
+                            format_size(common::kVolumeSizeMin), format_size(common::kVolumeSizeMax)));
   }
   if (spec.primary_size < common::kSegmentSizeMin || spec.primary_size > common::kSegmentSizeMax) {
-    return fail(Code::kInvalidArgument, fmt::format("volume {}: primary of {}: expected {} to {}", spec.name,
-                                                    spec.primary_size, format_size(common::kSegmentSizeMin),
-                                                    format_size(common::kSegmentSizeMax)));
+    return fail(Code::kInvalidArgument,
+                fmt::format("volume {}: primary of {}: expected {} to {}", spec.name, spec.primary_size,
+                            format_size(common::kSegmentSizeMin), format_size(common::kSegmentSizeMax)));
   }
   if (spec.hold_timeout_ms > limits::kHoldTimeoutMsMax) {
     return fail(Code::kInvalidArgument, fmt::format("volume {}: hold timeout {} ms: at most {}", spec.name,
@@ -229,7 +232,8 @@ io::Task<Result<std::shared_ptr<VolumeHost>>> VolumeSet::create(VolumeSpec spec)
   state::VolumeRecord record;
   record.set_id(spec.id.str());
   record.set_name(spec.name);
-  record.set_hold_timeout_ms(spec.hold_timeout_ms == 0 ? limits::kHoldTimeoutMsDefault : spec.hold_timeout_ms);
+  record.set_hold_timeout_ms(spec.hold_timeout_ms == 0 ? limits::kHoldTimeoutMsDefault
+                                                       : spec.hold_timeout_ms);
   record.set_phase(state::VOLUME_PHASE_CREATING);
   const Status noted = co_await catalog_.put_record(record);
   if (!noted) co_return tl::unexpected(noted.error());
@@ -240,7 +244,8 @@ io::Task<Result<std::shared_ptr<VolumeHost>>> VolumeSet::create(VolumeSpec spec)
   const Status removed = co_await catalog_.remove_backing(primary);
   Status erased = removed;
   if (removed) erased = co_await catalog_.erase_record(spec.id);
-  if (!erased) log::warn("volume {}: its creation failed and cleaning up too: {}", spec.name, erased.error().message);
+  if (!erased)
+    log::warn("volume {}: its creation failed and cleaning up too: {}", spec.name, erased.error().message);
   co_return made;
 }
 
@@ -263,7 +268,8 @@ io::Task<Result<std::shared_ptr<VolumeHost>>> VolumeSet::make(VolumeSpec spec, B
   files.push_back({primary.segment, std::move(*file)});
   auto opened = co_await volume::Volume::open(loop_, std::move(files), run_options(spec.id));
   if (!opened) co_return tl::unexpected(opened.error());
-  // From here on the volume is one to keep. Served before the note says so would let a crash take it from a client.
+  // From here on the volume is one to keep. Served before the note says so would let a crash take it from a
+  // client.
   const Status noted = co_await note_phase(spec.id, spec.name, state::VOLUME_PHASE_SERVED);
   if (!noted) {
     const Status closed = co_await opened->volume->close();
@@ -308,7 +314,8 @@ io::Task<Status> VolumeSet::remove(Uuid id) {
   server_.drain_export(host->volume(), [&drained] { drained.set(); });
   // Closing fails what is held at the wall, which the drain would wait for.
   const Status closed = co_await host->close();
-  if (!closed) log::warn("volume {} did not close cleanly before its removal: {}", host->name(), closed.error().message);
+  if (!closed)
+    log::warn("volume {} did not close cleanly before its removal: {}", host->name(), closed.error().message);
   co_await drained;
   // The backings found in the pools, not only those attached: nothing of the volume is to be left behind.
   const Status removed = co_await remove_rest(id, primary);
@@ -316,7 +323,8 @@ io::Task<Status> VolumeSet::remove(Uuid id) {
   co_return removed;
 }
 
-// Removes what the pools hold of a volume that is not served; `last` last, so that what a crash leaves can be recognised.
+// Removes what the pools hold of a volume that is not served; `last` last, so that what a crash leaves can be
+// recognised.
 io::Task<Status> VolumeSet::remove_rest(Uuid id, Uuid last) {
   const std::map<Uuid, std::vector<Backing>> groups = co_await catalog_.find_backings();
   const auto found = groups.find(id);
@@ -324,7 +332,8 @@ io::Task<Status> VolumeSet::remove_rest(Uuid id, Uuid last) {
     const Status noted = co_await note_phase(id, {}, state::VOLUME_PHASE_DELETING);
     if (!noted) co_return noted;
     std::vector<Backing> backings = found->second;
-    std::stable_partition(backings.begin(), backings.end(), [&](const Backing& b) { return b.segment != last; });
+    std::stable_partition(backings.begin(), backings.end(),
+                          [&](const Backing& b) { return b.segment != last; });
     const Status removed = co_await remove_backings(std::move(backings));
     if (!removed) co_return removed;
   }

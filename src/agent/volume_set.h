@@ -32,20 +32,24 @@ struct BrokenVolume {
   std::vector<Backing> backings;
 };
 
-// On the loop. open_found, create and remove are for one caller at a time (the agent's structure gate). Exports each volume
-// under its name.
+// On the loop. open_found, create and remove are for one caller at a time (the agent's structure gate).
+// Exports each volume under its name.
 class VolumeSet {
  public:
-  VolumeSet(Catalog& catalog, nbd::Server& server, EventSink& sink, Clock clock, Rng& rng, std::string nbd_socket);
+  VolumeSet(Catalog& catalog, nbd::Server& server, EventSink& sink, Clock clock, Rng& rng,
+            std::string nbd_socket);
 
-  // Opens what the pools hold and is not open yet; finishes what a crash cut in two; removes backings that were never
-  // attached. A volume that cannot be opened is logged, told as an event and kept as broken; that is no error.
+  // Opens what the pools hold and is not open yet; finishes what a crash cut in two; removes backings that
+  // were never attached. A volume that cannot be opened is logged, told as an event and kept as broken; that
+  // is no error.
   io::Task<Status> open_found();
   // Succeeds with what is there if the volume exists already under the same name.
   io::Task<Result<std::shared_ptr<VolumeHost>>> create(VolumeSpec spec);
-  // Takes the export away from its clients, closes the volume and removes its backings. Succeeds if there is none.
+  // Takes the export away from its clients, closes the volume and removes its backings. Succeeds if there is
+  // none.
   io::Task<Status> remove(Uuid id);
-  // Closes every volume: flushed and checkpointed. The first error, the rest are logged. The NBD server must be stopping.
+  // Closes every volume: flushed and checkpointed. The first error, the rest are logged. The NBD server must
+  // be stopping.
   io::Task<Status> close_all();
 
   std::shared_ptr<VolumeHost> find(const Uuid& id) const;

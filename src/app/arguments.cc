@@ -34,13 +34,15 @@ Result<uint32_t> parse_duration_ms(std::string_view text) {
     if (*value <= std::numeric_limits<uint32_t>::max() / scale) return static_cast<uint32_t>(*value * scale);
   }
   return fail(Code::kInvalidArgument,
-              fmt::format("duration {}: expected a number with a unit, such as 500ms, 60s or 2min", foreshadow::quoted(text)));
+              fmt::format("duration {}: expected a number with a unit, such as 500ms, 60s or 2min",
+                          foreshadow::quoted(text)));
 }
 
 Result<v1::RedirectMode> parse_redirect(std::string_view text) {
   if (text == "allocating") return v1::REDIRECT_MODE_ALLOCATING;
   if (text == "all") return v1::REDIRECT_MODE_ALL;
-  return fail(Code::kInvalidArgument, fmt::format("redirect {}: expected allocating or all", foreshadow::quoted(text)));
+  return fail(Code::kInvalidArgument,
+              fmt::format("redirect {}: expected allocating or all", foreshadow::quoted(text)));
 }
 
 Result<agent::TcpAddress> parse_tcp(std::string_view text) {
@@ -51,8 +53,8 @@ Result<agent::TcpAddress> parse_tcp(std::string_view text) {
     const auto port = number<uint16_t>(text.substr(colon + 1));
     if (port) return agent::TcpAddress{std::string(host), *port};
   }
-  return fail(Code::kInvalidArgument,
-              fmt::format("address {}: expected HOST:PORT, such as 127.0.0.1:10809", foreshadow::quoted(text)));
+  return fail(Code::kInvalidArgument, fmt::format("address {}: expected HOST:PORT, such as 127.0.0.1:10809",
+                                                  foreshadow::quoted(text)));
 }
 
 Result<std::string> parse_control(std::string_view text) {
@@ -60,17 +62,18 @@ Result<std::string> parse_control(std::string_view text) {
   if (text.starts_with('/') || text.starts_with('.')) return "unix:" + absolute_path(text);
   const auto address = parse_tcp(text);
   if (address && address->port != 0) return std::string(text);
-  return fail(Code::kInvalidArgument, fmt::format("control address {}: expected unix:PATH or HOST:PORT, such as "
-                                                  "unix:/run/foreshadow/control.sock or 127.0.0.1:7420",
-                                                  foreshadow::quoted(text)));
+  return fail(Code::kInvalidArgument,
+              fmt::format("control address {}: expected unix:PATH or HOST:PORT, such as "
+                          "unix:/run/foreshadow/control.sock or 127.0.0.1:7420",
+                          foreshadow::quoted(text)));
 }
 
 Result<double> parse_speed(std::string_view text) {
   if (text == "max") return 0.0;
   const auto value = number<double>(text);
   if (value && std::isfinite(*value) && *value > 0) return *value;
-  return fail(Code::kInvalidArgument,
-              fmt::format("speed {}: expected max or a number above 0, such as 10", foreshadow::quoted(text)));
+  return fail(Code::kInvalidArgument, fmt::format("speed {}: expected max or a number above 0, such as 10",
+                                                  foreshadow::quoted(text)));
 }
 
 std::string absolute_path(std::string_view path) {

@@ -26,8 +26,9 @@ TEST(Json, WritesEveryKindOfValue) {
                   .set("s", "a\"b\\\n\x01")
                   .set("a", Json::array().add(1u).add(Json()))
                   .set("e", Json::object());
-  EXPECT_EQ(json.line(),
-            R"({"n":18446744073709551615,"i":-5,"d":0.5,"nan":null,"b":true,"s":"a\"b\\\n\u0001","a":[1,null],"e":{}})");
+  EXPECT_EQ(
+      json.line(),
+      R"({"n":18446744073709551615,"i":-5,"d":0.5,"nan":null,"b":true,"s":"a\"b\\\n\u0001","a":[1,null],"e":{}})");
   EXPECT_EQ(Json::object().set("a", Json::array().add(1u)).pretty(), "{\n  \"a\": [\n    1\n  ]\n}");
 }
 
@@ -40,8 +41,8 @@ TEST(Table, AlignsColumns) {
 
 TEST(Output, WritesDurationsAsPeopleDo) {
   const std::pair<double, const char*> cases[] = {
-      {0, "0s"},     {0.00085, "850us"}, {0.0125, "12.5ms"}, {3.2, "3.2s"},        {59.99, "59.9s"},
-      {60, "1min"},  {250, "4min 10s"},  {7500, "2h 5min"},  {273600, "3d 4h"}, {-1, "-"},
+      {0, "0s"},    {0.00085, "850us"}, {0.0125, "12.5ms"}, {3.2, "3.2s"},     {59.99, "59.9s"},
+      {60, "1min"}, {250, "4min 10s"},  {7500, "2h 5min"},  {273600, "3d 4h"}, {-1, "-"},
   };
   for (const auto& [seconds, text] : cases) EXPECT_EQ(format_duration(seconds), text);
   EXPECT_EQ(format_time_to_full(-1), "not within a year");
@@ -51,8 +52,8 @@ TEST(Output, WritesDurationsAsPeopleDo) {
 }
 
 TEST(Arguments, ParseDurations) {
-  const std::pair<const char*, uint32_t> good[] = {
-      {"500ms", 500}, {"60s", 60000}, {"60", 60000}, {"2min", 120000}, {"2m", 120000}, {"1h", 3600000}};
+  const std::pair<const char*, uint32_t> good[] = {{"500ms", 500},   {"60s", 60000}, {"60", 60000},
+                                                   {"2min", 120000}, {"2m", 120000}, {"1h", 3600000}};
   for (const auto& [text, ms] : good) EXPECT_EQ(parse_duration_ms(text).value_or(0), ms) << text;
   for (const char* bad : {"", "s", "1.5s", "-1s", "5x", "99999999h", "99999999999s"}) {
     EXPECT_FALSE(parse_duration_ms(bad)) << bad;
@@ -62,7 +63,8 @@ TEST(Arguments, ParseDurations) {
 TEST(Arguments, ParseAddressesRedirectsAndSpeeds) {
   EXPECT_EQ(parse_tcp("127.0.0.1:10809")->port, 10809);
   EXPECT_EQ(parse_tcp("[::1]:0")->host, "::1");
-  for (const char* bad : {"", ":1", "127.0.0.1", "127.0.0.1:", "127.0.0.1:99999", "x:y"}) EXPECT_FALSE(parse_tcp(bad)) << bad;
+  for (const char* bad : {"", ":1", "127.0.0.1", "127.0.0.1:", "127.0.0.1:99999", "x:y"})
+    EXPECT_FALSE(parse_tcp(bad)) << bad;
   EXPECT_EQ(*parse_control("unix:/run/c.sock"), "unix:/run/c.sock");
   EXPECT_EQ(*parse_control("/run/./c.sock"), "unix:/run/c.sock");
   EXPECT_EQ(*parse_control("127.0.0.1:7420"), "127.0.0.1:7420");
@@ -75,7 +77,9 @@ TEST(Arguments, ParseAddressesRedirectsAndSpeeds) {
 }
 
 TEST(Trace, ParsesEveryOperation) {
-  std::istringstream in("time_us,op,offset,length\n# a comment\n\n0,W,0,4096\n10,R,4096,512\r\n10,T,0,65536\n11,Z,0,1\n12,F,0,0\n");
+  std::istringstream in(
+      "time_us,op,offset,length\n# a "
+      "comment\n\n0,W,0,4096\n10,R,4096,512\r\n10,T,0,65536\n11,Z,0,1\n12,F,0,0\n");
   const auto ops = parse_trace(in, "t.csv");
   ASSERT_TRUE(ops);
   ASSERT_EQ(ops->size(), 5u);
@@ -85,8 +89,8 @@ TEST(Trace, ParsesEveryOperation) {
 }
 
 TEST(Trace, NamesFileAndLineOfWhatIsWrong) {
-  for (const char* bad : {"x", "1,W,0", "1,W,0,4096,9", "1,X,0,4096", "a,W,0,4096", "1,W,-1,4096", "1,W,0,0", "1,WW,0,1",
-                          "1,W,0,999999999999999999999"}) {
+  for (const char* bad : {"x", "1,W,0", "1,W,0,4096,9", "1,X,0,4096", "a,W,0,4096", "1,W,-1,4096", "1,W,0,0",
+                          "1,WW,0,1", "1,W,0,999999999999999999999"}) {
     std::istringstream in(std::string("0,F,0,0\n") + bad + "\n");
     const auto ops = parse_trace(in, "t.csv");
     ASSERT_FALSE(ops) << bad;
@@ -116,9 +120,10 @@ TEST(Describe, AVolumeInJsonHasLowerCaseWordsAndNumbers) {
   segment.set_state(v1::SEGMENT_STATE_WARM);
   detail.mutable_forecast()->set_time_to_full_p50_s(12.5);
   const std::string json = to_json(detail).line();
-  for (const char* part : {R"("name":"db")", R"("size":1099511627776)", R"("redirect":"all")", R"("role":"shadow")",
-                           R"("state":"warm")", R"("time_to_full_p50_s":12.5)", R"("read_only_reason":"")",
-                           R"("hold_us_max":0)", R"("first_redirect_to_warm":0)", R"("failed_writes":0)"}) {
+  for (const char* part :
+       {R"("name":"db")", R"("size":1099511627776)", R"("redirect":"all")", R"("role":"shadow")",
+        R"("state":"warm")", R"("time_to_full_p50_s":12.5)", R"("read_only_reason":"")", R"("hold_us_max":0)",
+        R"("first_redirect_to_warm":0)", R"("failed_writes":0)"}) {
     EXPECT_NE(json.find(part), std::string::npos) << part << " in " << json;
   }
   EXPECT_EQ(word(v1::SEGMENT_STATE_UNSPECIFIED), "unknown");
@@ -158,7 +163,8 @@ TEST(CommandLine, TakesEveryCommand) {
       {"agent", "--control", "unix:/c.sock"},
       {"pool", "add", "fast", "--dir", "/p", "--capacity", "10GiB"},
       {"pool", "list"},
-      {"volume", "create", "db", "--size", "1TiB", "--primary", "256MiB", "--redirect", "all", "--hold-timeout", "5s"},
+      {"volume", "create", "db", "--size", "1TiB", "--primary", "256MiB", "--redirect", "all",
+       "--hold-timeout", "5s"},
       {"volume", "list"},
       {"volume", "check", "db"},
       {"volume", "rm", "db"},
@@ -197,7 +203,8 @@ TEST(CommandLine, SaysWhatToDoWhenNoServerRuns) {
   const auto client = Client::connect("/nonexistent/state");
   ASSERT_FALSE(client);
   EXPECT_EQ(client.error().message,
-            "no server at /nonexistent/state/control.sock; start one with `foreshadow up --state /nonexistent/state`");
+            "no server at /nonexistent/state/control.sock; start one with `foreshadow up --state "
+            "/nonexistent/state`");
   Invocation nowhere;
   EXPECT_NE(nowhere.state_dir().error().message.find("FORESHADOW_STATE"), std::string::npos);
 }

@@ -12,14 +12,18 @@
 
 namespace foreshadow::app {
 
-std::string control_socket(const std::string& state_dir) { return state_dir + "/control.sock"; }
+std::string control_socket(const std::string& state_dir) {
+  return state_dir + "/control.sock";
+}
 
 Status check_socket_path(const std::string& path) {
   constexpr size_t kLongest = sizeof(sockaddr_un::sun_path) - 1;
   if (path.size() <= kLongest) return {};
-  return fail(Code::kInvalidArgument,
-              fmt::format("socket {}: its path has {} bytes, a unix socket's has at most {}; choose a shorter --state",
-                          path, path.size(), kLongest));
+  return fail(
+      Code::kInvalidArgument,
+      fmt::format(
+          "socket {}: its path has {} bytes, a unix socket's has at most {}; choose a shorter --state", path,
+          path.size(), kLongest));
 }
 
 bool answers(const std::string& socket) {

@@ -19,7 +19,8 @@ void print_error(std::string_view message) {
 
 Result<std::string> Invocation::state_dir() const {
   if (!state.empty()) return state;
-  return fail(Code::kInvalidArgument, "state directory: none was given; say --state DIR or set $FORESHADOW_STATE");
+  return fail(Code::kInvalidArgument,
+              "state directory: none was given; say --state DIR or set $FORESHADOW_STATE");
 }
 
 void Invocation::print(const Json& value, const std::string& text) const {
@@ -31,7 +32,8 @@ void Invocation::print(const Json& value, const std::string& text) const {
 std::unique_ptr<CLI::App> make_parser(Invocation& invocation) {
   auto app = std::make_unique<CLI::App>("A block volume that grows before it is full.", "foreshadow");
   app->require_subcommand(1);
-  app->fallthrough();  // common options may stand behind the command; handed down to every command added below
+  app->fallthrough();  // common options may stand behind the command; handed down to every command added
+                       // below
   app->add_option_function<std::string>(
          "--state", [&invocation](const std::string& path) { invocation.state = absolute_path(path); },
          "Directory of the server's state and sockets")
@@ -51,7 +53,8 @@ std::unique_ptr<CLI::App> make_parser(Invocation& invocation) {
   CLI::App* version = app->add_subcommand("version", "Print the version");
   version->callback([&invocation] {
     invocation.run = [&invocation]() -> Status {
-      invocation.print(Json::object().set("version", FORESHADOW_VERSION), "foreshadow " FORESHADOW_VERSION "\n");
+      invocation.print(Json::object().set("version", FORESHADOW_VERSION),
+                       "foreshadow " FORESHADOW_VERSION "\n");
       return {};
     };
   });
@@ -68,7 +71,8 @@ int run_program(int argc, const char* const* argv) {
   } catch (const CLI::CallForAllHelp& help) {
     return app->exit(help);
   } catch (const CLI::ParseError& error) {
-    print_error(fmt::format("{}; `foreshadow --help` and `foreshadow COMMAND --help` tell what is there", error.what()));
+    print_error(fmt::format("{}; `foreshadow --help` and `foreshadow COMMAND --help` tell what is there",
+                            error.what()));
     return kUsageError;
   }
   const Status done = invocation.run ? invocation.run() : Status{};

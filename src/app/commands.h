@@ -25,7 +25,8 @@ struct Invocation {
 
 // Makes the parser: every command of the program.
 std::unique_ptr<CLI::App> make_parser(Invocation& invocation);
-// Parses and runs. Errors go to standard error as "foreshadow: <what>"; 2 for a wrong command line, 1 for anything else.
+// Parses and runs. Errors go to standard error as "foreshadow: <what>"; 2 for a wrong command line, 1 for
+// anything else.
 int run_program(int argc, const char* const* argv);
 
 void add_serve_commands(CLI::App& app, Invocation& invocation);

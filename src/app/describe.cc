@@ -28,8 +28,12 @@ Json numbers(const google::protobuf::RepeatedField<uint64_t>& values) {
 
 }  // namespace
 
-std::string word(v1::SegmentRole role) { return lower_without(v1::SegmentRole_Name(role), "SEGMENT_ROLE_"); }
-std::string word(v1::SegmentState state) { return lower_without(v1::SegmentState_Name(state), "SEGMENT_STATE_"); }
+std::string word(v1::SegmentRole role) {
+  return lower_without(v1::SegmentRole_Name(role), "SEGMENT_ROLE_");
+}
+std::string word(v1::SegmentState state) {
+  return lower_without(v1::SegmentState_Name(state), "SEGMENT_STATE_");
+}
 std::string word(v1::RedirectMode redirect) {
   return lower_without(v1::RedirectMode_Name(redirect), "REDIRECT_MODE_");
 }
@@ -184,8 +188,9 @@ std::string describe(const v1::VolumeDetail& detail) {
   if (!volume.read_only_reason().empty()) facts.add("read-only", printable(volume.read_only_reason()));
   facts.add("redirect", fmt::format("{}, {} found a warm shadow at hand", word(volume.redirect()),
                                     volume.first_redirect_to_warm()));
-  facts.add("held at the wall", fmt::format("{} writes, {} now, longest {}", volume.holds(), volume.held_now(),
-                                            format_duration(static_cast<double>(volume.hold_us_max()) * 1e-6)));
+  facts.add("held at the wall",
+            fmt::format("{} writes, {} now, longest {}", volume.holds(), volume.held_now(),
+                        format_duration(static_cast<double>(volume.hold_us_max()) * 1e-6)));
   facts.add("failed writes", fmt::format("{}", volume.failed_writes()));
   facts.add("time to full", fmt::format("{} (half of the futures), {} (one in twenty)",
                                         format_time_to_full(forecast.time_to_full_p50_s()),
@@ -193,9 +198,9 @@ std::string describe(const v1::VolumeDetail& detail) {
   const double growth = std::max(forecast.growth_bytes_per_s(), 0.0);
   facts.add("growth", fmt::format("{}/s over {} samples", format_size(static_cast<uint64_t>(growth)),
                                   forecast.samples()));
-  facts.add("lead time", fmt::format("{} (99 %), in which it may grow by {}",
-                                     format_duration(forecast.lead_time_p99_s()),
-                                     format_size(static_cast<uint64_t>(std::max(forecast.growth_p99_bytes(), 0.0)))));
+  facts.add("lead time",
+            fmt::format("{} (99 %), in which it may grow by {}", format_duration(forecast.lead_time_p99_s()),
+                        format_size(static_cast<uint64_t>(std::max(forecast.growth_p99_bytes(), 0.0)))));
   Table segments({">SEGMENT", "ROLE", "STATE", "POOL", ">CAPACITY", ">USED", ">SHARE"});
   for (const v1::Segment& segment : volume.segments()) {
     segments.add({fmt::format("{}", segment.id()), word(segment.role()), word(segment.state()),
@@ -206,12 +211,13 @@ std::string describe(const v1::VolumeDetail& detail) {
 }
 
 std::string describe(const v1::CheckReport& check, const std::string& volume) {
-  std::string out = fmt::format("volume {}: {}\n", volume,
-                                check.ok() ? "every invariant holds"
-                                           : fmt::format("{} findings", check.findings_size()));
+  std::string out =
+      fmt::format("volume {}: {}\n", volume,
+                  check.ok() ? "every invariant holds" : fmt::format("{} findings", check.findings_size()));
   for (const std::string& finding : check.findings()) out += "  " + printable(finding) + "\n";
-  out += fmt::format("{} clusters mapped, {} free, {} journal records, {} table pages\n", check.clusters_mapped(),
-                     check.clusters_free(), check.journal_records(), check.table_pages());
+  out += fmt::format("{} clusters mapped, {} free, {} journal records, {} table pages\n",
+                     check.clusters_mapped(), check.clusters_free(), check.journal_records(),
+                     check.table_pages());
   return out;
 }
 
@@ -220,14 +226,16 @@ std::string describe(const v1::Explanation& explanation) {
   if (explanation.decisions_size() == 0) return out;
   Table decisions({"WHEN", "ACTION", "WHY"});
   for (const v1::Decision& decision : explanation.decisions()) {
-    decisions.add({format_time(decision.time_ms()), printable(decision.action()), printable(decision.sentence())});
+    decisions.add(
+        {format_time(decision.time_ms()), printable(decision.action()), printable(decision.sentence())});
   }
   return out + "\n" + decisions.str();
 }
 
 std::string describe_line(const v1::Event& event) {
-  return fmt::format("{:>6}  {}  {:<18} {}{}", event.sequence(), format_time(event.time_ms()), printable(event.kind()),
-                     event.volume().empty() ? "" : printable(event.volume()) + ": ", printable(event.message()));
+  return fmt::format("{:>6}  {}  {:<18} {}{}", event.sequence(), format_time(event.time_ms()),
+                     printable(event.kind()), event.volume().empty() ? "" : printable(event.volume()) + ": ",
+                     printable(event.message()));
 }
 
 }  // namespace foreshadow::app

@@ -7,8 +7,8 @@
 
 namespace foreshadow::app {
 
-std::string word(v1::SegmentRole role);      // primary, shadow
-std::string word(v1::SegmentState state);    // granted, warm, active, sealed, merging, merged
+std::string word(v1::SegmentRole role);       // primary, shadow
+std::string word(v1::SegmentState state);     // granted, warm, active, sealed, merging, merged
 std::string word(v1::RedirectMode redirect);  // allocating, all
 
 Json to_json(const v1::Segment& segment);

@@ -10,8 +10,8 @@
 
 namespace foreshadow::app {
 
-// A value; objects keep the order in which their fields were set. Numbers are JSON numbers, exact for every 64-bit integer;
-// a double that JSON cannot say (not finite) becomes null.
+// A value; objects keep the order in which their fields were set. Numbers are JSON numbers, exact for every
+// 64-bit integer; a double that JSON cannot say (not finite) becomes null.
 class Json {
  public:
   Json() = default;  // null

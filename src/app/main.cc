@@ -1,3 +1,5 @@
 #include "app/commands.h"
 
-int main(int argc, char** argv) { return foreshadow::app::run_program(argc, argv); }
+int main(int argc, char** argv) {
+  return foreshadow::app::run_program(argc, argv);
+}

@@ -52,7 +52,8 @@ io::Task<bool> has_name(const Files& files, std::string name) {
   co_return false;
 }
 
-io::Task<Result<v1::CheckReport>> find_and_check(io::Loop& loop, agent::state::AgentState state, std::string name) {
+io::Task<Result<v1::CheckReport>> find_and_check(io::Loop& loop, agent::state::AgentState state,
+                                                 std::string name) {
   const auto groups = open_all(loop, state);
   if (!groups) co_return tl::unexpected(groups.error());
   // The notes know the name also where the primary cannot be read any more.
@@ -76,10 +77,11 @@ io::Task<Result<v1::CheckReport>> find_and_check(io::Loop& loop, agent::state::A
 
 Result<v1::CheckReport> check_offline(const std::string& state_dir, const std::string& name) {
   if (!std::filesystem::exists(state_dir + "/agent.json")) {
-    return fail(Code::kNotFound,
-                fmt::format("no server runs on {}, and there is no {}/agent.json to find the volume's pools with; is "
-                            "this the agent's --state?",
-                            state_dir, state_dir));
+    return fail(
+        Code::kNotFound,
+        fmt::format("no server runs on {}, and there is no {}/agent.json to find the volume's pools with; is "
+                    "this the agent's --state?",
+                    state_dir, state_dir));
   }
   // Held for as long as the check takes: nobody writes meanwhile.
   ASSIGN_OR_RETURN(const agent::StateDir lock, agent::StateDir::open(state_dir));

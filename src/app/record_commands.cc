@@ -46,7 +46,8 @@ Status events(const Invocation& invocation, const v1::WatchEventsRequest& reques
 Status status(const Invocation& invocation) {
   ASSIGN_OR_RETURN(const std::string state, invocation.state_dir());
   ASSIGN_OR_RETURN(Client client, Client::connect(state));
-  ASSIGN_OR_RETURN(const v1::StatusReport report, client.call(&Client::Stub::GetStatus, v1::GetStatusRequest()));
+  ASSIGN_OR_RETURN(const v1::StatusReport report,
+                   client.call(&Client::Stub::GetStatus, v1::GetStatusRequest()));
   Facts facts;
   facts.add("version", printable(report.version()));
   facts.add("up since", format_time(report.started_ms()));
@@ -63,10 +64,12 @@ Status status(const Invocation& invocation) {
 
 void add_record_commands(CLI::App& app, Invocation& invocation) {
   const auto explained = std::make_shared<std::string>();
-  CLI::App* explaining = app.add_subcommand("explain", "Say what control thinks of a volume, and why it did what it did");
+  CLI::App* explaining =
+      app.add_subcommand("explain", "Say what control thinks of a volume, and why it did what it did");
   explaining->add_option("VOLUME", *explained, "Name of the volume")->required();
-  explaining->callback(
-      [&invocation, explained] { invocation.run = [&, explained] { return explain(invocation, *explained); }; });
+  explaining->callback([&invocation, explained] {
+    invocation.run = [&, explained] { return explain(invocation, *explained); };
+  });
 
   struct EventArguments {
     bool follow = false;
@@ -75,9 +78,11 @@ void add_record_commands(CLI::App& app, Invocation& invocation) {
   };
   const auto watched = std::make_shared<EventArguments>();
   CLI::App* watching = app.add_subcommand("events", "Print the record of what happened");
-  watching->add_flag("--follow", watched->follow, "Go on with what is new; -o json then prints an object a line");
+  watching->add_flag("--follow", watched->follow,
+                     "Go on with what is new; -o json then prints an object a line");
   watching->add_option("--volume", watched->volume, "Only of this volume")->type_name("VOLUME");
-  watching->add_option("--after", watched->after, "Only what came after this sequence number")->type_name("N");
+  watching->add_option("--after", watched->after, "Only what came after this sequence number")
+      ->type_name("N");
   watching->callback([&invocation, watched] {
     invocation.run = [&, watched] {
       v1::WatchEventsRequest request;

@@ -34,7 +34,11 @@ tl::unexpected<Error> nbd_failure(const std::string& what) {
 class Replay {
  public:
   Replay(const std::vector<TraceOp>& ops, double speed, nbd_handle* handle)
-      : ops_(ops), speed_(speed), handle_(handle), written_(limits::kNbdRequestBytes), read_(limits::kNbdRequestBytes) {
+      : ops_(ops),
+        speed_(speed),
+        handle_(handle),
+        written_(limits::kNbdRequestBytes),
+        read_(limits::kNbdRequestBytes) {
     // Something that neither compresses to nothing nor repeats within a block.
     uint32_t state = 1;
     for (char& c : written_) {
@@ -66,10 +70,10 @@ class Replay {
   std::vector<char> written_;
   std::vector<char> read_;  // of no interest; every read may go to the same place
   Clock::time_point began_;
-  size_t next_ = 0;       // the operation to send
-  uint64_t part_ = 0;     // bytes of it that are sent
+  size_t next_ = 0;    // the operation to send
+  uint64_t part_ = 0;  // bytes of it that are sent
   size_t in_flight_ = 0;
-  uint64_t done_ = 0;     // requests; more than operations where some were cut
+  uint64_t done_ = 0;  // requests; more than operations where some were cut
   std::vector<uint64_t> latencies_us_;
   ReplaySummary summary_;
 };
@@ -101,11 +105,16 @@ Clock::time_point Replay::due(const TraceOp& op) const {
 
 int64_t Replay::send(const TraceOp& op, uint64_t offset, uint64_t length, nbd_completion_callback callback) {
   switch (op.kind) {
-    case 'R': return nbd_aio_pread(handle_, read_.data(), length, offset, callback, 0);
-    case 'W': return nbd_aio_pwrite(handle_, written_.data(), length, offset, callback, 0);
-    case 'T': return nbd_aio_trim(handle_, length, offset, callback, 0);
-    case 'Z': return nbd_aio_zero(handle_, length, offset, callback, 0);
-    default: return nbd_aio_flush(handle_, callback, 0);
+    case 'R':
+      return nbd_aio_pread(handle_, read_.data(), length, offset, callback, 0);
+    case 'W':
+      return nbd_aio_pwrite(handle_, written_.data(), length, offset, callback, 0);
+    case 'T':
+      return nbd_aio_trim(handle_, length, offset, callback, 0);
+    case 'Z':
+      return nbd_aio_zero(handle_, length, offset, callback, 0);
+    default:
+      return nbd_aio_flush(handle_, callback, 0);
   }
 }
 
@@ -166,8 +175,9 @@ Result<ReplaySummary> Replay::run(const ReplayProgress& progress) {
 Status check_fits(const std::vector<TraceOp>& ops, const std::string& file, uint64_t size) {
   for (const TraceOp& op : ops) {
     if (op.kind == 'F' || op.offset + op.length <= size) continue;
-    return fail(Code::kInvalidArgument, fmt::format("{}:{}: offset {} and length {} lie past the export's end, {}", file,
-                                                    op.line, op.offset, op.length, size));
+    return fail(Code::kInvalidArgument,
+                fmt::format("{}:{}: offset {} and length {} lie past the export's end, {}", file, op.line,
+                            op.offset, op.length, size));
   }
   return {};
 }
@@ -186,7 +196,8 @@ Result<ReplaySummary> replay(const std::vector<TraceOp>& ops, const std::string&
   if (handle == nullptr) return nbd_failure("setting up an NBD client");
   // Ask the server, not the library, what it refuses: an error of one operation is part of the result.
   nbd_set_strict_mode(handle.get(), 0);
-  if (nbd_connect_uri(handle.get(), uri.c_str()) < 0) return nbd_failure(fmt::format("connecting to {}", uri));
+  if (nbd_connect_uri(handle.get(), uri.c_str()) < 0)
+    return nbd_failure(fmt::format("connecting to {}", uri));
   const int64_t size = nbd_get_size(handle.get());
   if (size < 0) return nbd_failure(fmt::format("size of {}", uri));
   TRY(check_fits(ops, file, static_cast<uint64_t>(size)));

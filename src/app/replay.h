@@ -25,9 +25,10 @@ struct ReplaySummary {
 // Called now and then with how many operations are done.
 using ReplayProgress = std::function<void(uint64_t done)>;
 
-// Sends each operation when its time has come, divided by `speed`; 0 sends as fast as the export answers. At most 128 are under way;
-// an operation that has to wait for that is late, and its latency counts from when it was sent. Operations longer than what NBD
-// clients may send in one go are cut. kInvalidArgument names the first line that lies past the export's end.
+// Sends each operation when its time has come, divided by `speed`; 0 sends as fast as the export answers. At
+// most 128 are under way; an operation that has to wait for that is late, and its latency counts from when it
+// was sent. Operations longer than what NBD clients may send in one go are cut. kInvalidArgument names the
+// first line that lies past the export's end.
 Result<ReplaySummary> replay(const std::vector<TraceOp>& ops, const std::string& file, const std::string& uri,
                              double speed, const ReplayProgress& progress);
 

@@ -47,11 +47,13 @@ std::string describe(const ReplaySummary& summary) {
   const auto us = [](uint64_t value) { return format_duration(static_cast<double>(value) * 1e-6); };
   Facts facts;
   facts.add("operations", fmt::format("{} in {}", summary.ops, format_duration(summary.seconds)));
-  facts.add("errors", summary.errors == 0 ? "0" : fmt::format("{}, the first: {}", summary.errors, summary.first_error));
+  facts.add("errors", summary.errors == 0
+                          ? "0"
+                          : fmt::format("{}, the first: {}", summary.errors, summary.first_error));
   const double rate = summary.seconds > 0 ? static_cast<double>(summary.bytes) / 1e6 / summary.seconds : 0.0;
   facts.add("throughput", fmt::format("{:.1f} MB/s", rate));
-  facts.add("latency", fmt::format("p50 {}, p99 {}, max {}", us(summary.latency_us_p50), us(summary.latency_us_p99),
-                                   us(summary.latency_us_max)));
+  facts.add("latency", fmt::format("p50 {}, p99 {}, max {}", us(summary.latency_us_p50),
+                                   us(summary.latency_us_p99), us(summary.latency_us_max)));
   return facts.str();
 }
 

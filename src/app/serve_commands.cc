@@ -68,8 +68,9 @@ class AgentThread {
     std::unique_ptr<AgentThread> self(new AgentThread(std::move(loop)));
     std::promise<Result<std::unique_ptr<agent::Agent>>> started;
     self->loop_->run_on_loop([&] {
-      io::spawn(agent::Agent::start(*self->loop_, options),
-                [&started](Result<std::unique_ptr<agent::Agent>> agent) { started.set_value(std::move(agent)); });
+      io::spawn(
+          agent::Agent::start(*self->loop_, options),
+          [&started](Result<std::unique_ptr<agent::Agent>> agent) { started.set_value(std::move(agent)); });
     });
     ASSIGN_OR_RETURN(self->agent_, started.get_future().get());
     return self;
@@ -98,7 +99,8 @@ class AgentThread {
   std::thread thread_;
 };
 
-Result<std::unique_ptr<control::Server>> start_control(const std::string& state, const ServeArguments& arguments) {
+Result<std::unique_ptr<control::Server>> start_control(const std::string& state,
+                                                       const ServeArguments& arguments) {
   TRY(make_directory(state));
   TRY(check_socket_path(control_socket(state)));
   control::ServerOptions options;
@@ -109,8 +111,10 @@ Result<std::unique_ptr<control::Server>> start_control(const std::string& state,
   return control::Server::start(options);
 }
 
-// The first start on a state directory gives it a pool of its own, so that there is something to make volumes in.
-Result<agent::Options> agent_options(const std::string& state, const ServeArguments& arguments, bool default_pool) {
+// The first start on a state directory gives it a pool of its own, so that there is something to make volumes
+// in.
+Result<agent::Options> agent_options(const std::string& state, const ServeArguments& arguments,
+                                     bool default_pool) {
   TRY(make_directory(state));
   agent::Options options;
   options.state_dir = state;
@@ -187,7 +191,8 @@ Status run_agent(const Invocation& invocation, const ServeArguments& arguments) 
 void add_serve_commands(CLI::App& app, Invocation& invocation) {
   const auto arguments = std::make_shared<ServeArguments>();
   const auto add_nbd = [&](CLI::App* command) {
-    add_parsed(*command, "--nbd-tcp", &arguments->nbd_tcp, parse_tcp, "Serve NBD on this loopback address too")
+    add_parsed(*command, "--nbd-tcp", &arguments->nbd_tcp, parse_tcp,
+               "Serve NBD on this loopback address too")
         ->type_name("HOST:PORT");
   };
   const auto add_listen = [&](CLI::App* command) {
@@ -197,20 +202,23 @@ void add_serve_commands(CLI::App& app, Invocation& invocation) {
   CLI::App* both = app.add_subcommand("up", "Run control and agent in one process");
   add_nbd(both);
   add_listen(both);
-  both->callback([&invocation, arguments] { invocation.run = [&, arguments] { return up(invocation, *arguments); }; });
+  both->callback(
+      [&invocation, arguments] { invocation.run = [&, arguments] { return up(invocation, *arguments); }; });
 
   CLI::App* control = app.add_subcommand("control", "Run control: forecasts, decides, remembers");
   add_listen(control);
-  control->callback(
-      [&invocation, arguments] { invocation.run = [&, arguments] { return run_control(invocation, *arguments); }; });
+  control->callback([&invocation, arguments] {
+    invocation.run = [&, arguments] { return run_control(invocation, *arguments); };
+  });
 
   CLI::App* agent = app.add_subcommand("agent", "Run the agent: serves volumes, measures, obeys control");
   add_parsed(*agent, "--control", &arguments->control, parse_control, "Where control listens")
       ->required()
       ->type_name("unix:PATH|HOST:PORT");
   add_nbd(agent);
-  agent->callback(
-      [&invocation, arguments] { invocation.run = [&, arguments] { return run_agent(invocation, *arguments); }; });
+  agent->callback([&invocation, arguments] {
+    invocation.run = [&, arguments] { return run_agent(invocation, *arguments); };
+  });
 }
 
 }  // namespace foreshadow::app

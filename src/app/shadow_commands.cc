@@ -20,8 +20,8 @@ Status list(const Invocation& invocation, const std::string& volume) {
   Json json = Json::array();
   for (const v1::ListShadowsResponse::Row& row : shadows.shadows()) {
     const v1::Segment& segment = row.segment();
-    table.add({row.volume(), fmt::format("{}", segment.id()), word(segment.state()), printable(segment.pool()),
-               format_size(segment.capacity()), format_size(segment.used()),
+    table.add({row.volume(), fmt::format("{}", segment.id()), word(segment.state()),
+               printable(segment.pool()), format_size(segment.capacity()), format_size(segment.used()),
                format_share(segment.used(), segment.capacity())});
     json.add(to_json(segment).set("volume", row.volume()));
   }
@@ -75,12 +75,14 @@ void add_shadow_commands(CLI::App& app, Invocation& invocation) {
   const auto listed = std::make_shared<std::string>();
   CLI::App* listing = shadow->add_subcommand("list", "List shadows, of one volume or of all");
   listing->add_option("VOLUME", *listed, "Name of the volume");
-  listing->callback([&invocation, listed] { invocation.run = [&, listed] { return list(invocation, *listed); }; });
+  listing->callback(
+      [&invocation, listed] { invocation.run = [&, listed] { return list(invocation, *listed); }; });
 
   const auto granted = std::make_shared<GrantArguments>();
   CLI::App* granting = shadow->add_subcommand("grant", "Grant a shadow by hand; returns when it is warm");
   granting->add_option("VOLUME", granted->volume, "Name of the volume")->required();
-  add_parsed(*granting, "--size", &granted->size, parse_size, "Bytes taken from the pool; without it, what policy says")
+  add_parsed(*granting, "--size", &granted->size, parse_size,
+             "Bytes taken from the pool; without it, what policy says")
       ->type_name("SIZE");
   granting->add_option("--pool", granted->pool, "Where it comes from; without it, the volume's own")
       ->type_name("POOL");
@@ -97,7 +99,8 @@ void add_shadow_commands(CLI::App& app, Invocation& invocation) {
   const auto merged = std::make_shared<MergeArguments>();
   CLI::App* merging = shadow->add_subcommand("merge", "Merge a shadow by hand; returns when it is merged");
   merging->add_option("VOLUME", merged->volume, "Name of the volume")->required();
-  merging->add_option("--segment", merged->segment, "Number of the segment; without it, the oldest not merged")
+  merging
+      ->add_option("--segment", merged->segment, "Number of the segment; without it, the oldest not merged")
       ->type_name("N");
   merging->callback([&invocation, merged] {
     invocation.run = [&, merged] {

@@ -35,7 +35,8 @@ bool parse_op(std::string_view line, TraceOp* op) {
   if (!split(line, &fields) || fields[1].size() != 1) return false;
   op->kind = fields[1].front();
   if (std::string_view("RWTZF").find(op->kind) == std::string_view::npos) return false;
-  if (!number(fields[0], &op->time_us) || !number(fields[2], &op->offset) || !number(fields[3], &op->length)) {
+  if (!number(fields[0], &op->time_us) || !number(fields[2], &op->offset) ||
+      !number(fields[3], &op->length)) {
     return false;
   }
   return op->length <= kLengthMax && op->offset <= kLengthMax && (op->kind == 'F' || op->length > 0);
@@ -53,12 +54,13 @@ Result<std::vector<TraceOp>> parse_trace(std::istream& in, const std::string& fi
     op.line = number_of_line;
     if (!parse_op(line, &op)) {
       return fail(Code::kInvalidArgument,
-                  fmt::format("{}:{}: {}: expected {} with op one of R W T Z F, such as 1000,W,65536,4096", file,
-                              number_of_line, foreshadow::quoted(line), kHeading));
+                  fmt::format("{}:{}: {}: expected {} with op one of R W T Z F, such as 1000,W,65536,4096",
+                              file, number_of_line, foreshadow::quoted(line), kHeading));
     }
     if (!out.empty() && op.time_us < out.back().time_us) {
-      return fail(Code::kInvalidArgument, fmt::format("{}:{}: time {} is before that of line {}, {}", file,
-                                                      number_of_line, op.time_us, out.back().line, out.back().time_us));
+      return fail(Code::kInvalidArgument,
+                  fmt::format("{}:{}: time {} is before that of line {}, {}", file, number_of_line,
+                              op.time_us, out.back().line, out.back().time_us));
     }
     out.push_back(op);
   }

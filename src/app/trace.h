@@ -17,8 +17,8 @@ struct TraceOp {
   char kind = 'R';
 };
 
-// Empty lines, lines that begin with '#' and a heading are skipped. kInvalidArgument names `file`, the line, the text and what
-// was expected; times must not go back.
+// Empty lines, lines that begin with '#' and a heading are skipped. kInvalidArgument names `file`, the line,
+// the text and what was expected; times must not go back.
 Result<std::vector<TraceOp>> parse_trace(std::istream& in, const std::string& file);
 
 }  // namespace foreshadow::app

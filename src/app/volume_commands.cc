@@ -46,12 +46,12 @@ Status list(const Invocation& invocation) {
   Table table({"NAME", ">SIZE", ">CAPACITY", ">USED", ">SHARE", ">SEGMENTS", ">HOLDS", "STATE"});
   for (const v1::Volume& volume : volumes.volumes()) {
     const bool served = !volume.uri().empty();
-    table.add({volume.name(), format_size(volume.size()), format_size(volume.capacity()), format_size(volume.used()),
-               format_share(volume.used(), volume.capacity()), fmt::format("{}", volume.segments_size()),
-               fmt::format("{}", volume.holds()),
-               !served                              ? "not served"
+    table.add({volume.name(), format_size(volume.size()), format_size(volume.capacity()),
+               format_size(volume.used()), format_share(volume.used(), volume.capacity()),
+               fmt::format("{}", volume.segments_size()), fmt::format("{}", volume.holds()),
+               !served                             ? "not served"
                : volume.read_only_reason().empty() ? "served"
-                                                    : "read-only"});
+                                                   : "read-only"});
   }
   invocation.print(to_json_array(volumes.volumes()), table.str());
   return {};
@@ -97,21 +97,24 @@ void add_create(CLI::App& volume, Invocation& invocation) {
   const auto arguments = std::make_shared<CreateArguments>();
   CLI::App* command = volume.add_subcommand("create", "Create a volume and serve it");
   command->add_option("NAME", arguments->name, "Name of the volume: [a-z0-9][a-z0-9-]{0,62}")->required();
-  add_parsed(*command, "--size", &arguments->size, parse_size, "What the client sees; far above its backing is usual")
+  add_parsed(*command, "--size", &arguments->size, parse_size,
+             "What the client sees; far above its backing is usual")
       ->required()
       ->type_name("SIZE");
   add_parsed(*command, "--primary", &arguments->primary, parse_size, "Bytes taken from the pool for a start")
       ->required()
       ->type_name("SIZE");
-  command->add_option("--pool", arguments->pool, "Pool of the primary and of shadows (default)")->type_name("POOL");
+  command->add_option("--pool", arguments->pool, "Pool of the primary and of shadows (default)")
+      ->type_name("POOL");
   add_parsed(*command, "--redirect", &arguments->redirect, parse_redirect,
              "Which new writes go to a shadow: first touches only, or overwrites too")
       ->type_name("allocating|all");
   add_parsed(*command, "--hold-timeout", &arguments->hold_timeout_ms, parse_duration_ms,
              "How long a write waits at the wall before it fails (60s)")
       ->type_name("DURATION");
-  command->callback(
-      [&invocation, arguments] { invocation.run = [&, arguments] { return create(invocation, *arguments); }; });
+  command->callback([&invocation, arguments] {
+    invocation.run = [&, arguments] { return create(invocation, *arguments); };
+  });
 }
 
 }  // namespace

@@ -1,25 +1,34 @@
 #include "control/listen_address.h"
 
-#include <arpa/inet.h>
 #include <fmt/format.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
-#include <unistd.h>
 
-#include <cerrno>
 #include <charconv>
-#include <cstring>
 
 #include "base/names.h"
+#include "io/loop.h"
+#include "io/stream.h"
 
 namespace foreshadow::control {
 namespace {
 
-bool is_loopback(const std::string& host) {
-  in_addr v4{};
-  if (::inet_pton(AF_INET, host.c_str(), &v4) == 1) return (ntohl(v4.s_addr) >> 24) == 127;
-  return host == "::1";
+constexpr size_t kPathMax = 107;  // sockaddr_un, its final zero taken off
+
+// 127.a.b.c in decimal, or ::1. Names other than localhost would have to be looked up, and could lead
+// anywhere.
+bool is_loopback(std::string_view host) {
+  if (host == "::1") return true;
+  constexpr std::string_view kNet = "127.";
+  if (!host.starts_with(kNet)) return false;
+  host.remove_prefix(kNet.size());
+  for (int left = 3; left > 0; --left) {
+    uint8_t part = 0;
+    const auto [end, ec] = std::from_chars(host.data(), host.data() + host.size(), part);
+    if (ec != std::errc()) return false;
+    host.remove_prefix(static_cast<size_t>(end - host.data()));
+    if (left > 1 && !host.starts_with('.')) return false;
+    if (left > 1) host.remove_prefix(1);
+  }
+  return host.empty();
 }
 
 }  // namespace
@@ -36,12 +45,11 @@ Result<ListenAddress> parse_listen_address(std::string_view text) {
   if (text.starts_with(kUnix)) {
     out.unix_path = text.substr(kUnix.size());
     // The path has to fit the kernel's structure, with its final zero.
-    if (out.unix_path.empty() || out.unix_path.front() != '/' ||
-        out.unix_path.size() >= sizeof(sockaddr_un::sun_path)) {
+    if (out.unix_path.empty() || out.unix_path.front() != '/' || out.unix_path.size() > kPathMax) {
       return fail(Code::kInvalidArgument,
                   fmt::format("listen address {}: expected unix: and an absolute path of at most"
                               " {} bytes",
-                              quoted(text), sizeof(sockaddr_un::sun_path) - 1));
+                              quoted(text), kPathMax));
     }
     return out;
   }
@@ -64,39 +72,11 @@ Result<ListenAddress> parse_listen_address(std::string_view text) {
 }
 
 Status clear_unix_path(const std::string& path) {
-  struct stat info{};
-  if (::lstat(path.c_str(), &info) != 0) {
-    if (errno == ENOENT) return {};
-    return fail_errno(errno, fmt::format("socket {}", quoted(path)));
-  }
-  if (!S_ISSOCK(info.st_mode)) {
-    return fail(Code::kAlreadyExists,
-                fmt::format("socket {}: the path is there and is no socket", quoted(path)));
-  }
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.size() >= sizeof(address.sun_path)) {
-    return fail(Code::kInvalidArgument, fmt::format("socket {}: the path is too long", quoted(path)));
-  }
-  std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
-  const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (fd < 0) return fail_errno(errno, "socket");
-  // Through void*, as the socket interface predates const and inheritance; no bytes are read through the
-  // other type.
-  const void* generic = &address;
-  const int connected = ::connect(fd, static_cast<const sockaddr*>(generic), sizeof(address));
-  const int err = connected == 0 ? 0 : errno;
-  ::close(fd);
-  // A full backlog (EAGAIN) is a living listener too; only a refusal proves that nobody listens.
-  if (err == ECONNREFUSED) {
-    if (::unlink(path.c_str()) != 0 && errno != ENOENT)
-      return fail_errno(errno, fmt::format("socket {}", quoted(path)));
-    return {};
-  }
-  if (err == 0 || err == EAGAIN) {
-    return fail(Code::kBusy, fmt::format("socket {}: somebody answers there already", quoted(path)));
-  }
-  return fail_errno(err, fmt::format("socket {}", quoted(path)));
+  // Listening there for a moment takes away a stale socket and nothing else; the listener takes its own file
+  // with it.
+  ASSIGN_OR_RETURN(const auto loop, io::Loop::create());
+  ASSIGN_OR_RETURN([[maybe_unused]] const auto probe, io::listen_unix(*loop, path));
+  return {};
 }
 
 }  // namespace foreshadow::control

@@ -1,13 +1,10 @@
 // Sessions, sockets and the state directory of a running control plane.
 #include "control/server.h"
 
-#include <fcntl.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
-#include <unistd.h>
 
-#include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <future>
 
 #include "control/service_fixture.h"
@@ -73,7 +70,7 @@ TEST_F(ServiceTest, ListensOnlyWhereItMay) {
     Code code;
   };
   const std::string file = scratch_.path("file");
-  ASSERT_EQ(::close(::open(file.c_str(), O_CREAT | O_WRONLY, 0600)), 0);
+  std::ofstream(file) << "precious";
   const Case cases[] = {
       {"0.0.0.0:0", Code::kInvalidArgument},
       {"192.168.1.1:7070", Code::kInvalidArgument},
@@ -111,15 +108,10 @@ TEST_F(ServiceTest, TheSocketIsPrivateAndAStaleOneIsReplaced) {
   struct stat info{};
   ASSERT_EQ(::stat(path.c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777, 0600u);
+  // A second name keeps the socket's file when its listener takes the first away: stale, as after a crash.
+  std::filesystem::create_hard_link(path, path + ".kept");
   server_.reset();
-  // Bound and closed without being unlinked, as after a crash.
-  sockaddr_un name{};
-  name.sun_family = AF_UNIX;
-  std::memcpy(name.sun_path, path.c_str(), path.size() + 1);
-  const int fd = ::socket(AF_UNIX, SOCK_STREAM, 0);
-  const void* generic = &name;
-  ASSERT_EQ(::bind(fd, static_cast<const sockaddr*>(generic), sizeof(name)), 0);
-  ::close(fd);
+  std::filesystem::rename(path + ".kept", path);
   start();
   v1::StatusReport report;
   EXPECT_TRUE(call(&v1::ControlService::Stub::GetStatus, v1::GetStatusRequest(), &report).ok());

@@ -47,12 +47,11 @@ class GrpcAgent {
     if (!reader_.joinable()) return;
     context_->TryCancel();
     reader_.join();
-    end_ = stream_->Finish();
+    (void)stream_->Finish();
   }
-  // For a session that control ends.
-  grpc::Status wait_for_end() {
+  grpc::Status wait_for_end() {  // for a session that control ends
     reader_.join();
-    return end_ = stream_->Finish();
+    return stream_->Finish();
   }
   void set_silent(bool silent) {
     const std::lock_guard lock(mutex_);
@@ -104,7 +103,6 @@ class GrpcAgent {
   std::unique_ptr<grpc::ClientContext> context_;
   std::unique_ptr<grpc::ClientReaderWriter<v1::AgentMessage, v1::ControlMessage>> stream_;
   std::thread reader_;
-  grpc::Status end_;
 };
 
 // Follows events from the first on.
@@ -121,12 +119,10 @@ class Follower {
     context_.TryCancel();
     (void)reader_->Finish();
   }
-  // Reads on until an event of this kind.
-  v1::Event wait_for(const std::string& kind) {
+  v1::Event wait_for(const std::string& kind) {  // reads on until one is of this kind
     v1::Event event;
     while (reader_->Read(&event)) {
-      EXPECT_GT(event.sequence(), last_);
-      last_ = event.sequence();
+      EXPECT_GT(event.sequence(), std::exchange(last_, event.sequence()));
       if (event.kind() == kind) return event;
     }
     ADD_FAILURE() << "no event " << kind;
@@ -142,10 +138,7 @@ class Follower {
 class ServiceTest : public ::testing::Test {
  protected:
   ServiceTest() { start(); }
-  ~ServiceTest() override {
-    agent_.disconnect();
-    server_.reset();
-  }
+  ~ServiceTest() override { agent_.disconnect(); }
   ServerOptions options() const {
     ServerOptions out;
     out.state_dir = scratch_.path("state");

@@ -1,12 +1,10 @@
 // The one file that includes SQLite.
 #include "control/sqlite.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <sqlite3.h>
-#include <unistd.h>
 
-#include <cerrno>
+#include <filesystem>
 
 #include "base/names.h"
 
@@ -49,17 +47,19 @@ void FinalizeStatement::operator()(sqlite3_stmt* statement) const {
 }
 
 Result<Connection> Connection::open(const std::string& path) {
-  // SQLite would make the file readable by everybody the mask allows; its log files take their mode from it.
-  const int fd = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-  if (fd < 0) return fail_errno(errno, fmt::format("store {}", foreshadow::quoted(path)));
-  ::close(fd);
   Connection out;
   out.path_ = path;
   sqlite3* raw = nullptr;
-  const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
+  const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
   const int rc = sqlite3_open_v2(path.c_str(), &raw, flags, nullptr);
   out.database_.reset(raw);
   if (rc != SQLITE_OK) return out.failed(rc);
+  // SQLite makes the file, still empty, as readable as the mask allows; its log files take their mode from
+  // it.
+  using std::filesystem::perms;
+  std::error_code ec;
+  std::filesystem::permissions(path, perms::owner_read | perms::owner_write, ec);
+  if (ec) return fail_errno(ec.value(), fmt::format("store {}", foreshadow::quoted(path)));
   return out;
 }
 

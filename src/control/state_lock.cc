@@ -1,14 +1,10 @@
 #include "control/state_lock.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <filesystem>
-#include <utility>
 
 #include "base/names.h"
 
@@ -25,26 +21,12 @@ Result<StateLock> StateLock::take(const std::string& directory) {
       return fail_errno(errno, fmt::format("state directory {}", foreshadow::quoted(directory)));
     }
   }
-  const std::string file = directory + "/control.lock";
-  StateLock lock(::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-  if (lock.fd_ < 0) return fail_errno(errno, fmt::format("lock file {}", foreshadow::quoted(file)));
-  if (::flock(lock.fd_, LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK) return fail_errno(errno, fmt::format("lock file {}", foreshadow::quoted(file)));
-    return fail(Code::kBusy, fmt::format("state directory {} is in use by another control plane",
-                                         foreshadow::quoted(directory)));
-  }
-  return lock;
-}
-
-StateLock::StateLock(StateLock&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-
-StateLock& StateLock::operator=(StateLock&& other) noexcept {
-  std::swap(fd_, other.fd_);
-  return *this;
-}
-
-StateLock::~StateLock() {
-  if (fd_ >= 0) ::close(fd_);
+  ASSIGN_OR_RETURN(sqlite::Connection held, sqlite::Connection::open(directory + "/control.lock"));
+  const Status locked = held.run_script("BEGIN EXCLUSIVE");
+  if (locked) return StateLock(std::move(held));
+  if (locked.error().code != Code::kBusy) return tl::unexpected<Error>(locked.error());
+  return fail(Code::kBusy, fmt::format("state directory {} is in use by another control plane",
+                                       foreshadow::quoted(directory)));
 }
 
 }  // namespace foreshadow::control

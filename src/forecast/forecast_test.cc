@@ -47,7 +47,7 @@ TEST(GrowthForecaster, ColdVolumeMayBeWrittenAtFullSpeed) {
 }
 
 TEST(GrowthForecaster, PriorFadesAsAnIdleVolumeIsWatched) {
-  Feed feed;
+  Feed feed({.prior_bytes_per_s = 1e9});
   double last = feed.forecaster->growth_quantile(31, 0.999);
   for (const double seconds : {120.0, 480.0, 3000.0, 14400.0}) {
     feed.write(seconds, 0);

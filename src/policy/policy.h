@@ -34,8 +34,8 @@ struct VolumeView {
 
 struct Config {
   double risk_budget = 1e-3;          // P(exhaustion within lead + review) above this must be acted on
-  double review_s = 1.0;              // until the next look: the metrics interval
-  double cooldown_s = 30.0;           // a grant should last at least this long
+  double review_s = 0.25;             // until the next look: a redirect is reported at once
+  double cooldown_s = 0.25;           // a grant should last at least this long beyond that
   uint64_t shadow_min = 64ull << 20;  // the smallest rung of the ladder
   uint64_t shadow_max = 64ull << 30;  // the largest
   double grow_share = 0.25;  // a rung is at least this share of today's capacity, so that segments stay few

@@ -69,6 +69,8 @@ void check(const std::vector<Row>& rows, const VolumeView& from) {
     SCOPED_TRACE(row.name);
     VolumeView view = from;
     Config config;
+    config.review_s = 1;
+    config.cooldown_s = 30;
     row.change(view, config);
     const Decision decision = decide(view, Told(row.rate), config);
     EXPECT_EQ(decision.action, row.action) << decision.sentence;
@@ -228,7 +230,7 @@ TEST(Decide, NeverGrowsOnNonsenseAndNamesIt) {
 TEST(Decide, SaysWhyInASentence) {
   VolumeView view = no_warm();
   view.used = view.capacity - 1229 * kMiB;
-  const Decision decision = decide(view, Told(310.0 * kMiB), {});
+  const Decision decision = decide(view, Told(310.0 * kMiB), {.review_s = 1, .cooldown_s = 30});
   EXPECT_EQ(
       decision.sentence,
       "granted 16GiB: 1.2GiB free would last 4 s at p99.9 growth (310MiB/s), a shadow takes 0.05 s to become "

@@ -1,0 +1,40 @@
+#include "sim/world.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace foreshadow::sim {
+
+std::vector<volume::SegmentFile> World::open_files() {
+  std::vector<volume::SegmentFile> files;
+  for (const Backing* backing : backings()) files.push_back({backing->uuid, backing->disk->open()});
+  for (size_t i = files.size(); i > 1; --i) std::swap(files[i - 1], files[rng.below(i)]);
+  return files;
+}
+
+void World::check_promises(const volume::Volume& volume, const std::vector<Uuid>& orphans) {
+  const auto segments = volume.segments();
+  if (segments.empty() || segments[0].uuid != primary.uuid) return violate("segment 0 is not the primary");
+  size_t found_count = 1;
+  for (const auto& shadow : shadows) {
+    const auto found =
+        std::find_if(segments.begin(), segments.end(), [&](const auto& s) { return s.uuid == shadow->uuid; });
+    if (found == segments.end()) {
+      if (shadow->attached) violate(fmt::format("shadow {} was attached and is lost", shadow->uuid.str()));
+      const bool listed = std::find(orphans.begin(), orphans.end(), shadow->uuid) != orphans.end();
+      if (!listed) violate(fmt::format("shadow {} is neither attached nor an orphan", shadow->uuid.str()));
+      continue;
+    }
+    ++found_count;
+    if (!shadow->attach_asked) violate("a shadow is attached that nobody attached");
+    const bool merged = found->state == volume::SegmentState::kMerged;
+    if (shadow->merged && !merged)
+      violate(fmt::format("shadow {} was merged and is not", shadow->uuid.str()));
+    if (merged && !shadow->merge_asked) violate("a shadow is merged that nobody merged");
+    shadow->formatted = shadow->attached = shadow->in_service = true;
+    shadow->merged = merged;
+  }
+  if (found_count != segments.size()) violate("the volume has segments that nobody made");
+}
+
+}  // namespace foreshadow::sim

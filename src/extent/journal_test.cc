@@ -1,0 +1,132 @@
+#include "extent/journal.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+
+#include "io/buffer.h"
+
+namespace foreshadow::extent {
+namespace {
+
+constexpr uint32_t kBlocks = 8;
+
+Uuid volume_id(uint8_t n = 1) {
+  Uuid id;
+  id.bytes[0] = std::byte{n};
+  return id;
+}
+
+// A ring that a writer has filled block by block, each a commit of its own.
+struct Ring {
+  io::Buffer bytes{size_t{kBlocks} * kMetaBlock};
+  std::vector<uint32_t> crcs{0};  // by sequence; [0] is what block 1 chains to
+  Ring() { std::fill(bytes.span().begin(), bytes.span().end(), std::byte{0}); }
+  std::span<std::byte> block(uint64_t seq) {
+    return bytes.span().subspan(seq % kBlocks * kMetaBlock, kMetaBlock);
+  }
+  void write(uint64_t seq, uint64_t epoch, uint64_t durable, uint32_t prev) {
+    std::array<std::byte, kRecordBytes> record;
+    encode_record(UnmapRecord{Lcn(static_cast<uint32_t>(seq)), 1}, record);
+    crcs.resize(seq + 1);
+    crcs[seq] = encode_block(volume_id(), {Epoch(epoch), BlockSeq(seq), BlockSeq(durable), prev, 1}, record,
+                             block(seq));
+  }
+  void append(uint64_t seq, uint64_t epoch = 1) { write(seq, epoch, seq - 1, crcs[seq - 1]); }
+  Result<Replay> replay(uint64_t from = 1) {
+    return replay_ring(bytes.span(), volume_id(), BlockSeq(from), crcs[from - 1]);
+  }
+};
+
+TEST(Record, RoundTrips) {
+  SegmentRow row{
+      SegmentId(3), volume_id(9), SegmentRole::kShadow, SegmentState::kSealed, Pcn(2 * kGranuleClusters), 77};
+  const Record records[] = {MapRecord{Lcn(5), Pcn(20000), Pcn(0), 0x0ff0, 0},
+                            MapRecord{Lcn(5), Pcn(20000), Pcn(40000), 0x0ff0, 0x000f},
+                            UnmapRecord{Lcn(7), 500}, row};
+  for (const Record& record : records) {
+    std::array<std::byte, kRecordBytes> bytes;
+    encode_record(record, bytes);
+    auto back = decode_record(bytes);
+    ASSERT_TRUE(back);
+    EXPECT_EQ(*back, record);
+  }
+}
+
+TEST(Record, RefusesWhatCannotBe) {
+  const MapRecord bad[] = {{Lcn(1), Pcn(0), Pcn(0), 0, 0},
+                           {Lcn(1), Pcn(5), Pcn(6), 3, 1},
+                           {Lcn(1), Pcn(kPcnEnd), Pcn(0), 1, 0},
+                           {Lcn(1), Pcn(0), Pcn(5), 0, 1},
+                           {Lcn(1), Pcn(5), Pcn(6), 1, 0}};
+  std::array<std::byte, kRecordBytes> bytes;
+  for (const MapRecord& record : bad) {
+    encode_record(record, bytes);
+    EXPECT_FALSE(decode_record(bytes));
+  }
+  encode_record(UnmapRecord{Lcn(1), 0}, bytes);
+  EXPECT_FALSE(decode_record(bytes));
+  bytes.fill(std::byte{0xff});
+  EXPECT_FALSE(decode_record(bytes));
+}
+
+TEST(Replay, EndsQuietlyAtATornTail) {
+  Ring ring;
+  for (uint64_t seq = 1; seq <= 5; ++seq) ring.append(seq);
+  ring.block(5)[100] ^= std::byte{1};
+  auto replay = ring.replay();
+  ASSERT_TRUE(replay) << replay.error().message;
+  EXPECT_EQ(replay->blocks.size(), 4u);
+  EXPECT_EQ(replay->next, BlockSeq(5));
+}
+
+TEST(Replay, RefusesAHoleInDurableHistory) {
+  Ring ring;
+  for (uint64_t seq = 1; seq <= 5; ++seq) ring.append(seq);
+  ring.block(3)[100] ^= std::byte{1};
+  auto replay = ring.replay();
+  ASSERT_FALSE(replay);
+  EXPECT_EQ(replay.error().code, Code::kCorrupt);
+  EXPECT_NE(replay.error().message.find("block 3"), std::string::npos) << replay.error().message;
+}
+
+TEST(Replay, LaterBlocksOfATornCommitAreNoHole) {
+  Ring ring;
+  ring.append(1);
+  ring.write(2, 1, 1, ring.crcs[1]);  // blocks 2 and 3 are one commit: both say that 1 was durable
+  ring.write(3, 1, 1, ring.crcs[2]);
+  ring.block(2)[100] ^= std::byte{1};
+  auto replay = ring.replay();
+  ASSERT_TRUE(replay) << replay.error().message;
+  EXPECT_EQ(replay->next, BlockSeq(2));
+}
+
+TEST(Replay, AStaleOwnersBlocksAreNotTaken) {
+  Ring ring;
+  for (uint64_t seq = 1; seq <= 3; ++seq) ring.append(seq, 5);
+  ring.append(4, 4);  // chains well, but an older epoch wrote it
+  auto replay = ring.replay();
+  ASSERT_TRUE(replay);
+  EXPECT_EQ(replay->next, BlockSeq(4));
+}
+
+TEST(Replay, FollowsTheRingAroundItsEnd) {
+  Ring ring;
+  for (uint64_t seq = 1; seq <= 13; ++seq) ring.append(seq);
+  auto replay = ring.replay(8);
+  ASSERT_TRUE(replay) << replay.error().message;
+  EXPECT_EQ(replay->blocks.size(), 6u);
+  EXPECT_EQ(replay->next, BlockSeq(14));
+}
+
+TEST(Replay, ABlockOfAnotherVolumeDoesNotCount) {
+  Ring ring;
+  ring.append(1);
+  auto replay = replay_ring(ring.bytes.span(), volume_id(2), BlockSeq(1), 0);
+  ASSERT_TRUE(replay);
+  EXPECT_TRUE(replay->blocks.empty());
+}
+
+}  // namespace
+}  // namespace foreshadow::extent
