@@ -4,7 +4,7 @@ import os
 import subprocess
 import time
 
-from servers import CLIENT_CORE, pinned, process_seconds, thread_seconds
+from servers import CLIENT_CORE, go_first, pinned, process_seconds, thread_seconds
 
 RUN_SECONDS_MAX = 300
 
@@ -18,13 +18,13 @@ def machine_busy_seconds():
 
 
 def fio(server, directory, **options):
-    """Runs fio's nbd engine with these options (`block_size` stands for --bs, and so on); its only job's report."""
+    """Runs fio's nbd engine with these options, `bs="4k"` for --bs=4k and so on; its only job's report."""
     report = os.path.join(directory, "fio.json")
-    words = ["fio", "--name=bench", "--ioengine=nbd", f"--uri={server.uri}", "--thread", "--randseed=20260101",
-             "--output-format=json", f"--output={report}"]
+    words = ["fio", "--name=bench", "--ioengine=nbd", f"--uri={server.uri}", "--thread",
+             "--randseed=20260101", "--output-format=json", f"--output={report}"]
     words += [f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items()]
-    done = subprocess.run(pinned(CLIENT_CORE) + words, capture_output=True, text=True, timeout=RUN_SECONDS_MAX,
-                          cwd=directory, check=False)
+    done = subprocess.run(pinned(CLIENT_CORE) + words, capture_output=True, text=True,
+                          timeout=RUN_SECONDS_MAX, cwd=directory, start_new_session=True, preexec_fn=go_first, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"fio on {server.name}: {done.stderr.strip() or done.stdout.strip()}")
     with open(report, encoding="utf-8") as file:
@@ -36,15 +36,16 @@ def fio(server, directory, **options):
 
 
 def measure(server, directory, **options):
-    """One run; figures by name. CPU figures are the server's, `other_cores` is what the rest of the machine took."""
+    """One run; figures by name. CPU figures are the server's; `other_cores` is the rest of the machine."""
     threads = thread_seconds(server.pid)
     cpu, busy, children = process_seconds(server.pid), machine_busy_seconds(), os.times()
     began = time.monotonic()
     job = fio(server, directory, **options)
     wall = time.monotonic() - began
     cpu, busy, ended = process_seconds(server.pid) - cpu, machine_busy_seconds() - busy, os.times()
-    busiest = max((now - threads.get(tid, 0.0) for tid, now in thread_seconds(server.pid).items()), default=0.0)
-    client = (ended.children_user + ended.children_system) - (children.children_user + children.children_system)
+    busiest = max((now - threads.get(thread, 0.0) for thread, now in thread_seconds(server.pid).items()),
+                  default=0.0)
+    client = sum(ended[2:4]) - sum(children[2:4])  # user and system seconds of ended children: fio
     side = max((job["read"], job["write"]), key=lambda part: part["total_ios"])
     ios, size = side["total_ios"], side["io_bytes"]
     latency = side["clat_ns"].get("percentile", {})

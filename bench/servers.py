@@ -1,7 +1,7 @@
 """The servers that are compared, each pinned to one core, and what it takes to start and stop them.
 
-A server here is one process that listens on a unix socket. Its CPU time is read from the process's own clock,
-which counts every thread, those that have ended and the kernel's io_uring workers included.
+A server here is one process that listens on a unix socket. Its CPU time is read from the process's own
+clock, which counts every thread, those that have ended and the kernel's io_uring workers included.
 """
 import json
 import os
@@ -15,9 +15,24 @@ CALL_SECONDS = 300
 
 
 def pinned(core):
-    """The words before a command that put it on `core`, ahead of what else the machine does where allowed."""
-    nice = ["nice", "-n", "-15"] if os.geteuid() == 0 else []
-    return nice + ["taskset", "-c", core]
+    """The words before a command that put it on `core`."""
+    return ["taskset", "-c", core]
+
+
+def go_first():
+    """For a child about to start: ahead of what else the machine does, where that is allowed.
+
+    Every measured process gets the same. Niceness counts within a session's group only where the kernel groups
+    by session, so the group's own niceness is set as well.
+    """
+    if os.geteuid() != 0:
+        return
+    os.setpriority(os.PRIO_PROCESS, 0, -15)
+    try:
+        with open("/proc/self/autogroup", "w", encoding="ascii") as file:
+            file.write("-15")
+    except OSError:
+        pass
 
 
 def process_seconds(pid):
@@ -46,7 +61,8 @@ class Server:
         self.uri = f"nbd+unix:///{export}?socket={socket}"
         self.log = open(socket + ".log", "ab")  # pylint: disable=consider-using-with
         self.process = subprocess.Popen(pinned(SERVER_CORE) + command, stdin=subprocess.DEVNULL,
-                                        stdout=self.log, stderr=self.log)
+                                        stdout=self.log, stderr=self.log, start_new_session=True,
+                                        preexec_fn=go_first)
         self._wait_for_socket()
 
     @property

@@ -15,6 +15,10 @@ std::vector<volume::SegmentFile> World::open_files() {
 void World::check_promises(const volume::Volume& volume, const std::vector<Uuid>& orphans) {
   const auto segments = volume.segments();
   if (segments.empty() || segments[0].uuid != primary.uuid) return violate("segment 0 is not the primary");
+  for (const auto& segment : segments) {
+    say("  segment {} state {}: {} of {} used", segment.id.v, static_cast<int>(segment.state), segment.used,
+        segment.capacity);
+  }
   size_t found_count = 1;
   for (const auto& shadow : shadows) {
     const auto found =

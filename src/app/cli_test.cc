@@ -28,7 +28,8 @@ TEST(Json, WritesEveryKindOfValue) {
                   .set("e", Json::object());
   EXPECT_EQ(
       json.line(),
-      R"({"n":18446744073709551615,"i":-5,"d":0.5,"nan":null,"b":true,"s":"a\"b\\\n\u0001","a":[1,null],"e":{}})");
+      R"({"n":18446744073709551615,"i":-5,"d":0.5,"nan":null,"b":true,"s":"a\"b\\\n\u0001",)"
+            R"("a":[1,null],"e":{}})");
   EXPECT_EQ(Json::object().set("a", Json::array().add(1u)).pretty(), "{\n  \"a\": [\n    1\n  ]\n}");
 }
 

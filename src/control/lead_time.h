@@ -6,9 +6,8 @@
 
 namespace foreshadow::control {
 
-// The p99 of the last limits::kLeadTimes measurements. Until there are as many, one second counts among them:
-// with fewer the p99 is the largest, and one lucky grant must not make the plane believe that shadows come
-// for free.
+// The p99 of the last limits::kLeadTimes measurements, widened by 4/n while they are few: one lucky grant
+// must not make the plane believe that shadows come for free. Before the first, a quarter of a second.
 class LeadTime {
  public:
   void record_us(uint64_t lead_us);

@@ -71,9 +71,7 @@ io::Task<Status> Checkpointer::run() {
   next.checkpoint = sequence;
   next.replay_from = frozen.replay_from;
   next.replay_prev_crc = frozen.prev_crc;
-  // Rows may be newer than the frozen journal position: they are absolute, and replaying their records
-  // changes nothing.
-  next.segments = segments_.rows();
+  next.segments = frozen.rows;
   for (const extent::SegmentRow& row : next.segments)
     next.next_segment = std::max(next.next_segment, row.id.next());
   auto written = co_await extent::write_superblock(*segments_.primary().file, next);

@@ -44,6 +44,7 @@ Committer::Committer(io::Executor& executor, SegmentSet& segments, CommitSink& s
       next_block_(start.next_block),
       replay_from_(start.replay_from),
       prev_crc_(start.prev_crc),
+      rows_(start.rows),
       block_buffer_(size_t{kBlocksPerWrite} * extent::kMetaBlock),
       ring_space_(executor),
       stopped_(executor) {
@@ -59,6 +60,7 @@ Committer::~Committer() {
 void Committer::Batch::clear() {
   records.clear();
   delta_end.clear();
+  rows.clear();
   deltas.clear();
   frees.clear();
   waiters = nullptr;
@@ -70,6 +72,8 @@ void Committer::append(const extent::Record& record, std::span<const extent::Del
     records_at_tick_ = 0;
     arm_timer();
   }
+  if (const auto* row = std::get_if<extent::SegmentRow>(&record))
+    open_.rows.emplace_back(open_.count(), *row);
   const size_t at = open_.records.size();
   open_.records.resize(at + extent::kRecordBytes);
   extent::encode_record(record, std::span(open_.records).subspan(at));
@@ -216,6 +220,18 @@ io::Task<Status> Committer::write_blocks(uint32_t first_record, uint32_t blocks)
 void Committer::settle(uint32_t from_record, uint32_t to_record) {
   const uint32_t first = from_record == 0 ? 0 : in_flight_.delta_end[from_record - 1];
   for (uint32_t i = first; i < in_flight_.delta_end[to_record - 1]; ++i) add_committed(in_flight_.deltas[i]);
+  for (const auto& [record, row] : in_flight_.rows) {
+    if (record >= from_record && record < to_record) settle_row(row);
+  }
+}
+
+void Committer::settle_row(const extent::SegmentRow& row) {
+  const auto known = std::find_if(rows_.begin(), rows_.end(), [&](const auto& r) { return r.id == row.id; });
+  if (known == rows_.end()) {
+    rows_.push_back(row);
+  } else {
+    *known = row;
+  }
 }
 
 void Committer::add_committed(const extent::Delta& delta) {
@@ -257,7 +273,7 @@ void Committer::on_timer() {
 }
 
 Committer::Frozen Committer::freeze() {
-  Frozen out{std::move(committed_), next_block_, prev_crc_};
+  Frozen out{std::move(committed_), next_block_, prev_crc_, rows_};
   committed_ = extent::DirtyPages();
   return out;
 }

@@ -58,6 +58,7 @@ class Committer {
     BlockSeq replay_from{1};
     uint32_t prev_crc = 0;
     uint32_t checkpoint_percent = 50;
+    std::vector<extent::SegmentRow> rows;  // the segment table, as durable
   };
   Committer(io::Executor& executor, SegmentSet& segments, CommitSink& sink, const Start& start,
             CommitTimes times);
@@ -84,6 +85,7 @@ class Committer {
     extent::DirtyPages pages;
     BlockSeq replay_from{1};
     uint32_t prev_crc = 0;
+    std::vector<extent::SegmentRow> rows;
   };
   Frozen freeze();
   void checkpointed(BlockSeq replay_from);  // ring space before this block is free again
@@ -96,8 +98,9 @@ class Committer {
 
  private:
   struct Batch {
-    std::vector<std::byte> records;   // encoded, kRecordBytes each
-    std::vector<uint32_t> delta_end;  // per record: end of its deltas
+    std::vector<std::byte> records;                             // encoded, kRecordBytes each
+    std::vector<uint32_t> delta_end;                            // per record: end of its deltas
+    std::vector<std::pair<uint32_t, extent::SegmentRow>> rows;  // the segment records, by their number
     std::vector<extent::Delta> deltas;
     std::vector<Pcn> frees;
     CommitWaiter* waiters = nullptr;
@@ -119,6 +122,7 @@ class Committer {
   io::Task<Status> write_records();
   io::Task<Status> write_blocks(uint32_t first_record, uint32_t blocks);
   void settle(uint32_t from_record, uint32_t to_record);
+  void settle_row(const extent::SegmentRow& row);
   void finish(Code code);
   void complete(CommitWaiter* waiters, Code code);
   void on_timer();
@@ -139,6 +143,9 @@ class Committer {
   Batch open_;
   Batch in_flight_;
   extent::DirtyPages committed_;
+  // The segment table as of the last durable record. Not the live one: a superblock whose rows ran ahead of
+  // its journal position would have an older record replayed over one of two rows that changed together.
+  std::vector<extent::SegmentRow> rows_;
   bool wanted_ = false;
   bool running_ = false;
   uint32_t blocked_ = 0;

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/limits.h"
+#include "volume/fail_stop_file.h"
 
 namespace foreshadow::volume {
 namespace {
@@ -12,8 +13,15 @@ constexpr size_t kKeepBounce = 8 * kMiB;
 constexpr size_t kZeroBytes = kMiB;
 
 Committer::Start committer_start(const extent::Recovered& recovered, const RunOptions& options) {
-  return {recovered.label.volume,      recovered.super.epoch, recovered.next_block,
-          recovered.super.replay_from, recovered.prev_crc,    options.checkpoint_percent};
+  Committer::Start start;
+  start.volume = recovered.label.volume;
+  start.epoch = recovered.super.epoch;
+  start.next_block = recovered.next_block;
+  start.replay_from = recovered.super.replay_from;
+  start.prev_crc = recovered.prev_crc;
+  start.checkpoint_percent = options.checkpoint_percent;
+  start.rows = recovered.super.segments;
+  return start;
 }
 
 void add_segments(SegmentSet& set, extent::Recovered& recovered, std::vector<SegmentFile>& files) {
@@ -21,7 +29,7 @@ void add_segments(SegmentSet& set, extent::Recovered& recovered, std::vector<Seg
     auto segment = std::make_unique<Segment>();
     segment->row = from.row;
     segment->layout = from.layout;
-    segment->file = std::move(files[from.file].file);
+    segment->file = std::make_unique<FailStopFile>(std::move(files[from.file].file));
     segment->allocator = std::move(from.allocator);
     segment->places = std::move(from.places);
     set.add(std::move(segment));

@@ -71,7 +71,9 @@ void Engine::expire_held() {
     end_hold(*task);
     finish_later(*task, Code::kNoSpace);
   }
-  if (!held_.empty()) executor_.arm(hold_timer_, held_.front()->hold_deadline);
+  if (held_.empty()) return;
+  executor_.arm(hold_timer_, held_.front()->hold_deadline);
+  retry_later();
 }
 
 void Engine::fail_held(Code code) {

@@ -5,6 +5,7 @@
 
 #include "base/limits.h"
 #include "volume/engine.h"
+#include "volume/fail_stop_file.h"
 
 namespace foreshadow::volume {
 
@@ -43,7 +44,7 @@ io::Task<Status> Engine::attach_shadow(SegmentFile segment) {
       }
       next_segment_ = next_segment_.next();
       fresh->layout = label->layout;
-      fresh->file = std::move(segment.file);
+      fresh->file = std::make_unique<FailStopFile>(std::move(segment.file));
       fresh->allocator = extent::Allocator(fresh->row.pcn_base, fresh->row.clusters);
       fresh->places.assign(fresh->layout.table_pages, extent::kNoPlace);
       alignment_ = std::max(alignment_, fresh->file->alignment());

@@ -24,8 +24,10 @@ Segment* Placement::warm() {
 }
 
 Segment* Placement::active_with_room() {
-  Segment* shadow = active();
-  return shadow != nullptr && shadow->allocator.free() > 0 ? shadow : nullptr;
+  for (const auto& segment : segments_.all()) {
+    if (segment->row.state == SegmentState::kActive && segment->allocator.free() > 0) return segment.get();
+  }
+  return nullptr;
 }
 
 bool Placement::can_place(uint64_t clusters) const {

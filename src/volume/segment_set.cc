@@ -23,12 +23,6 @@ Segment* SegmentSet::find(const Uuid& uuid) {
   return found == segments_.end() ? nullptr : found->get();
 }
 
-std::vector<extent::SegmentRow> SegmentSet::rows() const {
-  std::vector<extent::SegmentRow> out;
-  for (const auto& segment : segments_) out.push_back(segment->row);
-  return out;
-}
-
 uint32_t SegmentSet::alignment() const {
   uint32_t out = 1;
   for (const auto& segment : segments_) out = std::max(out, segment->file->alignment());

@@ -45,7 +45,6 @@ class SegmentSet {
   Pcn next_pcn_base() const {
     return Pcn(static_cast<uint32_t>(by_granule_.size()) * extent::kGranuleClusters);
   }
-  std::vector<extent::SegmentRow> rows() const;
   uint32_t alignment() const;  // that every file accepts
 
  private:

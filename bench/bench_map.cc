@@ -1,0 +1,268 @@
+// Measures the map and recovery, and prints one JSON object: `bench_map DIRECTORY`. The directory takes a
+// sparse file that comes to hold about 4 GiB; nothing is left in it.
+#include <fmt/format.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <numeric>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/rng.h"
+#include "extent/map.h"
+#include "io/buffer.h"
+#include "io/loop.h"
+#include "volume/volume.h"
+
+namespace foreshadow {
+namespace {
+
+constexpr uint32_t kClusterBytes = 64u << 10;
+constexpr uint32_t kBlockBytes = 4096;
+constexpr uint32_t kRecoveredClusters = 1u << 20;
+constexpr uint64_t kBackingBytes = 70ull << 30;  // sparse: 64 GiB of clusters, tables and journal
+constexpr size_t kInFlight = 128;
+constexpr const char* kFileName = "bench-map.seg";
+
+double seconds_since(std::chrono::steady_clock::time_point began) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+}
+
+std::vector<uint32_t> shuffled(uint32_t count, SeededRng& rng) {
+  std::vector<uint32_t> out(count);
+  std::iota(out.begin(), out.end(), 0u);
+  for (uint32_t i = count; i > 1; --i) std::swap(out[i - 1], out[rng.below(i)]);
+  return out;
+}
+
+// One map of `clusters`, all of them mapped. Scattered: by first touches of 4 KiB in random order, each to a
+// random physical cluster. Sequential: whole clusters in order, as a large file or an image leaves them.
+std::string measure_map(uint32_t clusters, bool scattered) {
+  SeededRng rng(clusters);
+  std::vector<uint32_t> order(clusters);
+  std::iota(order.begin(), order.end(), 0u);
+  if (scattered) order = shuffled(clusters, rng);
+  extent::Map map(clusters);
+  auto began = std::chrono::steady_clock::now();
+  for (uint32_t i = 0; i < clusters; ++i) {
+    const uint16_t mask = scattered ? 1 : extent::kFullMask;
+    map.set(Lcn(order[i]), {Pcn(i + 1), Pcn(0), mask, 0});
+  }
+  const double insert_s = seconds_since(began);
+
+  // Where to look is drawn beforehand; each look-up waits for the one before it: the worst case.
+  constexpr uint32_t kLookups = 4u << 20;
+  std::vector<uint32_t> where(kLookups);
+  for (uint32_t& lcn : where) lcn = static_cast<uint32_t>(rng.below(clusters));
+  uint32_t chain = 0;
+  began = std::chrono::steady_clock::now();
+  for (const uint32_t lcn : where) {
+    const extent::Mapping found = map.get(Lcn(lcn ^ (chain & 1)));
+    chain = found.a.v;
+  }
+  const double lookup_s = seconds_since(began);
+  const double mapped_tib = static_cast<double>(clusters) * kClusterBytes / (1ull << 40);
+  return fmt::format(
+      R"({{"clusters":{},"scattered":{},"insert_ns":{:.1f},"lookup_ns":{:.1f},"memory_bytes_per_mapped_tib":{:.0f},)"
+      R"("last_seen":{}}})",
+      clusters, scattered, insert_s * 1e9 / clusters, lookup_s * 1e9 / kLookups,
+      static_cast<double>(map.memory_bytes()) / mapped_tib, chain);
+}
+
+// A file that counts what is read through it.
+class CountingFile final : public io::File {
+ public:
+  CountingFile(std::unique_ptr<io::File> below, uint64_t& bytes_read)
+      : below_(std::move(below)), read_(bytes_read) {}
+  void read(io::Op& op, uint64_t offset, std::span<std::byte> into) override {
+    read_ += into.size();
+    below_->read(op, offset, into);
+  }
+  void write(io::Op& op, uint64_t offset, std::span<const std::byte> from) override {
+    below_->write(op, offset, from);
+  }
+  void write_durable(io::Op& op, uint64_t offset, std::span<const std::byte> from) override {
+    below_->write_durable(op, offset, from);
+  }
+  void sync(io::Op& op) override { below_->sync(op); }
+  uint64_t size() const override { return below_->size(); }
+  uint32_t alignment() const override { return below_->alignment(); }
+
+ private:
+  std::unique_ptr<io::File> below_;
+  uint64_t& read_;
+};
+
+[[noreturn]] void give_up(const std::string& what) {
+  fmt::print(stderr, "bench_map: {}\n", what);
+  std::fflush(stderr);
+  ::_exit(1);
+}
+
+template <typename T>
+T wait_for(io::Loop& loop, io::Task<T> task) {
+  std::optional<T> out;
+  io::spawn(std::move(task), [&](T value) {
+    out.emplace(std::move(value));
+    loop.stop();
+  });
+  while (!out) loop.run();
+  return std::move(*out);
+}
+
+std::unique_ptr<io::Loop> make_loop() {
+  auto loop = io::Loop::create();
+  if (!loop) give_up(loop.error().message);
+  return std::move(*loop);
+}
+
+std::unique_ptr<io::File> open_backing(io::Loop& loop, const std::string& directory) {
+  auto opened = io::open_directory(loop, directory);
+  if (!opened) give_up(opened.error().message);
+  auto file = (*opened)->open(kFileName, io::Directory::Mode::kReadWriteLocked);
+  if (!file) give_up(file.error().message);
+  return std::move(*file);
+}
+
+std::unique_ptr<volume::Volume> open_volume(io::Loop& loop, std::unique_ptr<io::File> file, Uuid segment) {
+  std::vector<volume::SegmentFile> files;
+  files.push_back({segment, std::move(file)});
+  auto opened = wait_for(loop, volume::Volume::open(loop, std::move(files), {}));
+  if (!opened) give_up(opened.error().message);
+  return std::move(opened->volume);
+}
+
+// Writes one block into every cluster of the volume, in the order given, kInFlight at a time.
+class Writer {
+ public:
+  Writer(io::Loop& loop, volume::Volume& volume, std::vector<uint32_t> order)
+      : loop_(loop), volume_(volume), order_(std::move(order)), requests_(kInFlight), memory_(kBlockBytes) {}
+
+  void run() {
+    for (Request& request : requests_) {
+      request.kind = block::OpKind::kWrite;
+      request.length = kBlockBytes;
+      request.data = memory_.first(kBlockBytes);
+      request.writer = this;
+      request.done = [](block::Request* done, Code code) {
+        auto* self = static_cast<Request*>(done);
+        if (code != Code::kOk) give_up("a write failed");
+        if (++self->writer->done_ == self->writer->order_.size()) self->writer->loop_.stop();
+        self->writer->submit_next(*self);
+      };
+      submit_next(request);
+    }
+    while (done_ < order_.size()) loop_.run();
+  }
+
+ private:
+  struct Request : block::Request {
+    Writer* writer = nullptr;
+  };
+  void submit_next(Request& request) {
+    if (next_ == order_.size()) return;
+    request.offset = uint64_t{order_[next_++]} * kClusterBytes;
+    volume_.submit(request);
+  }
+
+  io::Loop& loop_;
+  volume::Volume& volume_;
+  const std::vector<uint32_t> order_;
+  std::vector<Request> requests_;
+  io::Buffer memory_;
+  size_t next_ = 0;
+  size_t done_ = 0;
+};
+
+// In a process of its own, which ends as by kill -9: everything flushed, nothing closed.
+void fill_and_die(const std::string& directory, Uuid id, Uuid segment, bool scattered) {
+  auto loop = make_loop();
+  auto file = open_backing(*loop, directory);
+  volume::CreateOptions how;
+  how.id = id;
+  how.name = "bench";
+  how.size = uint64_t{kRecoveredClusters} * kClusterBytes;
+  auto formatted = wait_for(*loop, volume::Volume::format_primary(*file, how, segment));
+  if (!formatted) give_up(formatted.error().message);
+  auto volume = open_volume(*loop, std::move(file), segment);
+  SeededRng rng(1);
+  std::vector<uint32_t> order(kRecoveredClusters);
+  std::iota(order.begin(), order.end(), 0u);
+  if (scattered) order = shuffled(kRecoveredClusters, rng);
+  Writer(*loop, *volume, std::move(order)).run();
+  auto flushed = wait_for(*loop, volume->flush());
+  if (!flushed) give_up(flushed.error().message);
+  ::kill(::getpid(), SIGKILL);
+}
+
+std::string measure_recovery(const std::string& directory, bool scattered) {
+  const std::string path = directory + "/" + kFileName;
+  std::FILE* made = std::fopen(path.c_str(), "wx");
+  if (made == nullptr) give_up(fmt::format("{} cannot be made", path));
+  std::fclose(made);
+  std::filesystem::resize_file(path, kBackingBytes);
+  SystemRng rng;
+  const Uuid id = Uuid::random(rng);
+  const Uuid segment = Uuid::random(rng);
+  const pid_t child = ::fork();
+  if (child < 0) give_up("no process for the writer");
+  if (child == 0) fill_and_die(directory, id, segment, scattered);
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL) give_up("the writer failed");
+
+  auto loop = make_loop();
+  uint64_t bytes_read = 0;
+  auto file = std::make_unique<CountingFile>(open_backing(*loop, directory), bytes_read);
+  auto recovered = wait_for(*loop, extent::recover({file.get()}));
+  if (!recovered) give_up(recovered.error().message);
+  const uint64_t records = (*recovered)->journal_records;
+  const uint64_t pages = (*recovered)->table_pages;
+  recovered->reset();
+  bytes_read = 0;
+  const auto began = std::chrono::steady_clock::now();
+  auto volume = open_volume(*loop, std::move(file), segment);
+  const double open_s = seconds_since(began);
+  const uint64_t read_to_open = bytes_read;
+  const volume::Usage usage = volume->usage();
+  if (usage.used != uint64_t{kRecoveredClusters} * kClusterBytes) {
+    give_up(fmt::format("{} bytes in use after recovery, expected {}", usage.used,
+                        uint64_t{kRecoveredClusters} * kClusterBytes));
+  }
+  auto closed = wait_for(*loop, volume->close());
+  if (!closed) give_up(closed.error().message);
+  volume.reset();
+  std::filesystem::remove(path);
+  return fmt::format(
+      R"({{"clusters":{},"scattered":{},"open_ms":{:.1f},"bytes_read":{},"table_pages":{},"journal_records":{},)"
+      R"("map_memory_bytes":{}}})",
+      kRecoveredClusters, scattered, open_s * 1e3, read_to_open, pages, records, usage.map_memory);
+}
+
+}  // namespace
+}  // namespace foreshadow
+
+int main(int argc, char** argv) {
+  if (argc != 2) {
+    std::fputs("usage: bench_map DIRECTORY\n", stderr);
+    return 2;
+  }
+  using foreshadow::measure_map;
+  using foreshadow::measure_recovery;
+  std::string maps;
+  for (const uint32_t clusters : {1u << 20, 1u << 24}) {
+    for (const bool scattered : {false, true}) {
+      maps += (maps.empty() ? "" : ",") + measure_map(clusters, scattered);
+    }
+  }
+  const std::string in_order = measure_recovery(argv[1], false);
+  const std::string at_random = measure_recovery(argv[1], true);
+  fmt::print("{{\"map\":[{}],\"recovery\":[{},{}]}}\n", maps, in_order, at_random);
+  return 0;
+}

@@ -1,0 +1,66 @@
+#pragma once
+// A segment's file as the engine may use it: one sync at a time, and after a failed one no other ever
+// succeeds.
+#include <memory>
+#include <utility>
+
+#include "io/file.h"
+
+namespace foreshadow::volume {
+
+// A kernel reports a failed write-back to one of the callers of fsync and marks the pages clean; a second
+// sync of the same file, issued beside the first or after it, then succeeds although data is lost. Commit and
+// checkpoint sync the same files independently, so each could take the other's loss for success. Here a sync
+// that arrives while one is in flight waits for the next, and a failure sticks.
+class FailStopFile final : public io::File {
+ public:
+  explicit FailStopFile(std::unique_ptr<io::File> inner) : inner_(std::move(inner)) {
+    sync_.file = this;
+    sync_.done = [](io::Op* op, int result) { static_cast<SyncOp*>(op)->file->on_synced(result); };
+  }
+  void read(io::Op& op, uint64_t offset, std::span<std::byte> into) override {
+    inner_->read(op, offset, into);
+  }
+  void write(io::Op& op, uint64_t offset, std::span<const std::byte> from) override {
+    inner_->write(op, offset, from);
+  }
+  void write_durable(io::Op& op, uint64_t offset, std::span<const std::byte> from) override {
+    inner_->write_durable(op, offset, from);
+  }
+  void sync(io::Op& op) override {
+    op.next = waiting_;
+    waiting_ = &op;
+    if (running_ == nullptr) start();
+  }
+  uint64_t size() const override { return inner_->size(); }
+  uint32_t alignment() const override { return inner_->alignment(); }
+
+ private:
+  struct SyncOp : io::Op {
+    FailStopFile* file = nullptr;
+  };
+  void start() {
+    running_ = std::exchange(waiting_, nullptr);
+    inner_->sync(sync_);
+  }
+  void on_synced(int result) {
+    if (result < 0 && failed_ == 0) failed_ = result;
+    const int outcome = failed_;
+    io::Op* done = std::exchange(running_, nullptr);
+    if (waiting_ != nullptr) start();
+    while (done !=
+           nullptr) {  // a callback may be the last user of this file: nothing of it is touched from here on
+      io::Op* next = std::exchange(done->next, nullptr);
+      done->done(done, outcome);
+      done = next;
+    }
+  }
+
+  std::unique_ptr<io::File> inner_;
+  SyncOp sync_;
+  io::Op* waiting_ = nullptr;
+  io::Op* running_ = nullptr;
+  int failed_ = 0;
+};
+
+}  // namespace foreshadow::volume

@@ -1,0 +1,276 @@
+"""Control and agent as two processes: what becomes of the volume when control dies, or stays away (promise G3)."""
+import errno
+import os
+import random
+import subprocess
+import threading
+import time
+
+import stamps
+import support
+from support import BINARY, MIB, Server, run
+
+ITERATIONS = int(os.environ.get("FORESHADOW_CONTROL_KILLS", "12"))
+SEED = int(os.environ.get("FORESHADOW_SEED", "0")) or int.from_bytes(os.urandom(4), "little")
+REGION = 160 * MIB
+
+
+def libnbd():
+    try:
+        import nbd
+    except ImportError:
+        raise support.Skip("python3 has no libnbd module") from None
+    return nbd
+
+
+def pair(sandbox):
+    """Control, and an agent that has a pool `default`."""
+    control = Server(sandbox, "control", "c")
+    agent = Server(sandbox, "agent", "a", "--control", f"unix:{control.state / 'control.sock'}", control=control)
+    wait_for_agent(control)
+    agent.pool("default")
+    return control, agent
+
+
+def wait_for_agent(control):
+    with support.Events(control) as events:
+        ends = time.monotonic() + support.DEADLINE
+        while not control.cli("status")["agents"]:
+            assert time.monotonic() < ends, "the agent did not connect"
+            events.wait()
+
+
+class Load:
+    """The writer at full speed in a thread of its own; leaving the block stops it and tells what it met."""
+
+    def __init__(self, volume, ledger):
+        self.writer = stamps.Writer(libnbd(), volume.uri(), ledger, SEED)
+        self.wanted_end = threading.Event()
+        self.failure = None
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self):
+        try:
+            self.writer.run(until=self.wanted_end.is_set)
+        except AssertionError as failure:
+            self.failure = failure
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.wanted_end.set()
+        self.thread.join()
+        self.writer.close()
+        if self.failure is not None:
+            raise self.failure
+        assert not self.writer.gone, "the agent closed the connection"
+
+
+def merge_all(volume):
+    """By hand until every shadow is warm or merged: the cycle can be completed."""
+    for _ in range(64):
+        shown = volume.show()
+        if all(s["state"] in ("warm", "merged") for s in shown["segments"]):
+            return
+        volume.server.cli("shadow", "merge", volume.name, ok=False)
+        volume.check()
+    raise AssertionError(f"the shadows do not become merged: {shown['segments']}")
+
+
+def kill_during(sandbox, command, arguments):
+    """Kills control at a random instant of what `command` starts, many times, under a writer at full speed."""
+    print(f"FORESHADOW_SEED={SEED}", flush=True)
+    nbd, chance = libnbd(), random.Random(SEED)
+    control, agent = pair(sandbox)
+    volume = agent.small_volume(shadows=3)
+    ledger = stamps.Ledger(REGION // stamps.SECTOR)
+    known = set()
+    with Load(volume, ledger) as load:
+        for _ in range(ITERATIONS):
+            if command == "merge":
+                volume.grant("8MiB", ok=False)
+            known |= {s["uuid"] for s in volume.show()["segments"] if s["state"] != "granted"}
+            words = [BINARY, "--state", str(control.state), "shadow", command, volume.name, *arguments]
+            asking = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                                      preexec_fn=support.die_with_parent)
+            time.sleep(chance.uniform(0.01, 0.08))  # the random instant
+            control.kill()
+            asking.wait(timeout=support.DEADLINE)
+            control.start()
+            wait_for_agent(control)
+            assert load.failure is None, load.failure
+    volume.check()
+    wait_until_settled(control, volume)
+    merge_all(volume)
+    shown = volume.expect_well(merged=3, holds=None)
+    lost = known - {s["uuid"] for s in shown["segments"]}
+    assert not lost, f"shadows that were attached are gone: {lost}"
+    assert shown["failed_writes"] == 0
+    handle = stamps.connect(nbd, volume.uri())
+    ledger.verify_volume(handle)
+    handle.shutdown()
+    agent.stop()
+    control.stop()
+
+
+def wait_until_settled(control, volume):
+    volume.wait_for(lambda shown: control.cli("status")["pending_intents"] == 0 and
+                    all(s["state"] not in ("granted", "merging", "sealed") for s in shown["segments"]))
+
+
+def control_redirect(sandbox):
+    kill_during(sandbox, "grant", ["--size", "8MiB", "--pool", "default"])
+
+
+def control_merge(sandbox):
+    kill_during(sandbox, "merge", [])
+
+
+def control_away(sandbox):
+    """Without control the warm shadows are used; a restart of the agent without control serves as well."""
+    nbd = libnbd()
+    control, agent = pair(sandbox)
+    volume = agent.small_volume(shadows=2)
+    before = volume.show()["first_redirect_to_warm"]
+    control.kill()
+    image, back = sandbox.random_file("image", 96 * MIB), sandbox.path / "back"
+    handle = stamps.connect(nbd, volume.uri())
+    write_all(handle, image.read_bytes())
+    agent.stop()
+    agent.start()
+    handle = stamps.connect(nbd, volume.uri())
+    back.write_bytes(bytes(handle.pread(32 * MIB, 0)) + bytes(handle.pread(32 * MIB, 32 * MIB)) +
+                     bytes(handle.pread(32 * MIB, 64 * MIB)))
+    run("cmp", image, back)
+    handle.pwrite(b"after" * 1000, 100 * MIB, nbd.CMD_FLAG_FUA)
+    control.start()
+    wait_for_agent(control)
+    shown = volume.expect_well(merged=1)
+    used = [s for s in shown["segments"] if s["role"] == "shadow" and s["used"] > 0]
+    assert len(used) >= 2, f"the warm shadows were not used: {shown['segments']}, {before}"
+
+
+def write_all(handle, data, at=0):
+    for offset in range(0, len(data), MIB):
+        handle.pwrite(data[offset:offset + MIB], at + offset)
+    handle.flush()
+
+
+def walled(agent, name, hold_timeout):
+    """A volume whose pool is all handed out: primary, one shadow, and a volume that can be removed."""
+    agent.pool(name, "144MiB")
+    agent.create(f"{name}-ballast", size="32MiB", primary="64MiB", pool=name)
+    volume = agent.create(name, pool=name, hold_timeout=hold_timeout)
+    volume.wait_for(lambda shown: any(s["state"] == "warm" for s in shown["segments"]))
+    volume.check()
+    return volume, volume.show()["capacity"]
+
+
+def wall_without_control(sandbox):
+    """With control dead for good, a first touch at the wall waits for hold_timeout, then fails with ENOSPC.
+
+    Reads and overwrites go on meanwhile; trimmed space is taken again.
+    """
+    nbd = libnbd()
+    control, agent = pair(sandbox)
+    volume, capacity = walled(agent, "short", "1s")
+    control.kill()
+    handle = stamps.connect(nbd, volume.uri())
+    write_all(handle, os.urandom(capacity))
+    started = time.monotonic()
+    held = handle.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(b"h" * MIB)), 512 * MIB)
+    other = stamps.connect(nbd, volume.uri())
+    other.pwrite(b"overwrite" * 1000, 4096)
+    assert bytes(other.pread(9000, 4096)) == b"overwrite" * 1000
+    try:
+        while not handle.aio_command_completed(held):
+            handle.poll(-1)
+        raise AssertionError("a write past the wall was acknowledged")
+    except nbd.Error as error:
+        assert error.errnum == errno.ENOSPC, f"errno {error.errnum}, expected ENOSPC"
+    waited = time.monotonic() - started
+    assert waited > 0.9, f"it failed after {waited} s, before the hold timeout"
+    other.trim(MIB, 8 * MIB)
+    other.flush()
+    other.pwrite(b"n" * MIB, 512 * MIB)
+    assert bytes(other.pread(MIB, 512 * MIB)) == b"n" * MIB
+    control.start()
+    wait_for_agent(control)
+    volume.check()
+    shown = volume.show()
+    assert shown["holds"] >= 1 and shown["failed_writes"] == 1 and shown["held_now"] == 0, shown
+
+
+def wall_until_control(sandbox):
+    """A write held at the wall goes on, unfailed, once control is back and finds space to grant."""
+    nbd = libnbd()
+    control, agent = pair(sandbox)
+    volume, capacity = walled(agent, "patient", "10min")
+    control.kill()
+    handle = stamps.connect(nbd, volume.uri())
+    write_all(handle, os.urandom(capacity))
+    data = os.urandom(MIB)
+    held = handle.aio_pwrite(nbd.Buffer.from_bytearray(bytearray(data)), 512 * MIB)
+    handle.poll(200)
+    assert not handle.aio_command_completed(held), "a write past the wall was answered"
+    control.start()
+    wait_for_agent(control)
+    control.cli("volume", "rm", "patient-ballast")
+    while not handle.aio_command_completed(held):
+        assert handle.poll(support.DEADLINE * 1000) == 1, "the held write was not answered"
+    handle.flush()
+    assert bytes(handle.pread(MIB, 512 * MIB)) == data
+    volume.check()
+    shown = volume.wait_for(lambda v: v["held_now"] == 0)
+    assert shown["holds"] == 1 and shown["failed_writes"] == 0, shown
+
+
+def facts(server):
+    """What must be known again of every volume, by name."""
+    volumes = {}
+    for volume in server.cli("volume", "list"):
+        segments = [(s["id"], s["uuid"], s["role"], s["state"], s["pool"], s["capacity"], s["used"])
+                    for s in volume["segments"]]
+        volumes[volume["name"]] = (volume["id"], volume["size"], volume["capacity"], volume["redirect"], segments)
+    return volumes
+
+
+def database_lost(sandbox):
+    """Control's database is deleted: volumes, segments and pools are back from what the agent reports."""
+    nbd = libnbd()
+    control, agent = pair(sandbox)
+    volume = agent.small_volume(shadows=3)
+    agent.create("other", size="64MiB", primary="64MiB", redirect="all")
+    data = os.urandom(90 * MIB)
+    handle = stamps.connect(nbd, volume.uri())
+    write_all(handle, data)
+    wait_until_settled(control, volume)
+    for name in ("db", "other"):
+        agent.cli("volume", "check", name)
+    before, pools = facts(agent), agent.cli("pool", "list")
+    control.kill()
+    for file in control.state.glob("control.db*"):
+        file.unlink()
+    control.start()
+    wait_for_agent(control)
+    with support.Events(control) as events:
+        ends = time.monotonic() + support.DEADLINE
+        while len(facts(agent)) < len(before) and time.monotonic() < ends:
+            events.wait()
+    assert facts(agent) == before, f"before {before}, after {facts(agent)}"
+    names = [(p["name"], p["directory"], p["configured_capacity"]) for p in agent.cli("pool", "list")]
+    assert names == [(p["name"], p["directory"], p["configured_capacity"]) for p in pools], names
+    # The connection from before is served on, and the volume can be acted on.
+    assert bytes(handle.pread(MIB, 89 * MIB)) == data[89 * MIB:]
+    volume.grant()
+    write_all(handle, data[:32 * MIB], at=256 * MIB)
+    volume.expect_well(merged=1)
+    assert bytes(handle.pread(32 * MIB, 256 * MIB)) == data[:32 * MIB]
+
+
+if __name__ == "__main__":
+    support.main({"redirect": control_redirect, "merge": control_merge, "away": control_away,
+                  "wall_without": wall_without_control, "wall_until": wall_until_control,
+                  "database_lost": database_lost})
