@@ -44,7 +44,7 @@ def adopt_once(binary, directory, shadow_bytes):
         server.add_pool("spare", os.path.join(directory, "spare"), backing + ROOM)
         server.create_volume("bench", 4 * (PRIMARY + shadow_bytes + ROOM), PRIMARY)
         server.call("shadow", "grant", "bench", "--pool", "spare", "--size", str(backing))
-        # The first warm shadow in line takes the writes once the primary is full; the second when that is full.
+        # The first warm shadow takes the writes once the primary is full; the second when that is.
         shadow = next(s for s in server.show("bench")["segments"] if s["pool"] == "spare")
         load.fio(server, directory, rw="write", bs="1m", iodepth=8, size=PRIMARY)
         server.call("shadow", "grant", "bench", "--pool", "spare", "--size", str(ROOM))

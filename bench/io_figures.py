@@ -24,7 +24,8 @@ def median_of(samples):
 
 def medians(samples):
     """{server: {kind: [samples]}} with each list turned into its median."""
-    return {name: {kind: median_of(taken) for kind, taken in kinds.items()} for name, kinds in samples.items()}
+    return {name: {kind: median_of(taken) for kind, taken in kinds.items()}
+            for name, kinds in samples.items()}
 
 
 def fault_in(directory):

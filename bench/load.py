@@ -24,7 +24,8 @@ def fio(server, directory, **options):
              "--randseed=20260101", "--output-format=json", f"--output={report}"]
     words += [f"--{name}" if value is True else f"--{name}={value}" for name, value in options.items()]
     done = subprocess.run(pinned(CLIENT_CORE) + words, capture_output=True, text=True,
-                          timeout=RUN_SECONDS_MAX, cwd=directory, start_new_session=True, preexec_fn=go_first, check=False)
+                          timeout=RUN_SECONDS_MAX, cwd=directory, start_new_session=True,
+                          preexec_fn=go_first, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"fio on {server.name}: {done.stderr.strip() or done.stdout.strip()}")
     with open(report, encoding="utf-8") as file:

@@ -22,8 +22,8 @@ def pinned(core):
 def go_first():
     """For a child about to start: ahead of what else the machine does, where that is allowed.
 
-    Every measured process gets the same. Niceness counts within a session's group only where the kernel groups
-    by session, so the group's own niceness is set as well.
+    Every measured process gets the same. Niceness counts within a session only where the kernel groups by
+    session, so the group's own niceness is set as well.
     """
     if os.geteuid() != 0:
         return

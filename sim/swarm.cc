@@ -58,6 +58,8 @@ Swarm draw_swarm(Rng& rng, bool faults) {
   out.create.name = "simulated";
 
   out.queue_depth = static_cast<uint32_t>(between_log(rng, 1, 16));
+  // So deep that a commit takes several blocks, and meets the end of the ring in the middle of them.
+  if (tiny && rng.chance(1, 8)) out.queue_depth = static_cast<uint32_t>(between(rng, 32, 256));
   out.io_max = cluster * between_log(rng, 1, 4);
   static constexpr uint64_t kGranularities[] = {512, 512, 4096};
   out.granularity = rng.chance(1, 5) ? cluster : kGranularities[rng.below(3)];

@@ -153,6 +153,7 @@ void Workload::submit(Slot& slot) {
   world_.say("start {}{}{} {}+{} op {}", kKindNames[static_cast<size_t>(slot.kind)], slot.fua ? " fua" : "",
              slot.no_hole ? " no_hole" : "", slot.offset / kSector, slot.length / kSector, slot.op);
   volume_.submit(slot);
+  note_room();
 }
 
 uint64_t Workload::start_read_back(uint64_t at) {
@@ -176,7 +177,9 @@ void Workload::on_done(Slot& slot, Code code) {
              slot.length / kSector, slot.op, name_of(code), crashed_ ? " (after the crash)" : "");
   slot.busy = false;
   --in_flight_;
-  if (!crashed_) judge(slot, code);
+  if (crashed_) return;
+  note_room();
+  judge(slot, code);
 }
 
 void Workload::judge(Slot& slot, Code code) {
@@ -213,6 +216,21 @@ void Workload::judge(Slot& slot, Code code) {
   }
 }
 
+// What a first touch may still take.
+uint64_t Workload::room_now() const {
+  uint64_t room = 0;
+  for (const volume::SegmentInfo& segment : volume_.segments()) {
+    if (segment.state != volume::SegmentState::kSealed) room += segment.capacity - segment.used;
+  }
+  return room;
+}
+
+void Workload::note_room() {
+  const MonoTime now = world_.scheduler.now();
+  if (now != room_latest_.at) room_before_ = room_latest_;
+  room_latest_ = {now, room_now()};
+}
+
 // An error must have a reason the client can know of.
 void Workload::judge_error(Slot& slot, Code code) {
   if (code == Code::kShutdown && closing_) return;
@@ -224,10 +242,7 @@ void Workload::judge_error(Slot& slot, Code code) {
       world_.violate(fmt::format("no space after {} us, before the hold timeout", waited.count() / 1000));
     }
     // Even if everything else in flight took what it could, this one would have found room.
-    uint64_t room = 0;
-    for (const volume::SegmentInfo& segment : volume_.segments()) {
-      if (segment.state != volume::SegmentState::kSealed) room += segment.capacity - segment.used;
-    }
+    const uint64_t room = std::min(room_before_.bytes, room_now());
     const uint64_t cluster = world_.swarm.create.geometry.cluster();
     uint64_t wanted = slot.length + 2 * cluster;
     for (const auto& other : slots_) wanted += other->busy ? other->length + 2 * cluster : 0;

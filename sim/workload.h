@@ -63,6 +63,8 @@ class Workload {
   void on_done(Slot& slot, Code code);
   void judge(Slot& slot, Code code);
   void judge_error(Slot& slot, Code code);
+  uint64_t room_now() const;
+  void note_room();
   void check_holes(const Slot& slot);
 
   void control_began(const char* what);
@@ -85,6 +87,14 @@ class Workload {
   bool crashed_ = false;
   bool closing_ = false;
   io::Timer pause_;
+  // Free bytes at the latest instant seen, and at the one before. What is freed in the very instant a hold
+  // ends came too late for it.
+  struct Room {
+    MonoTime at{};
+    uint64_t bytes = 0;
+  };
+  Room room_latest_;
+  Room room_before_;
   MonoTime last_change_{};  // when something last ended that can free, or make room
 };
 

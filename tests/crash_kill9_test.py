@@ -1,14 +1,16 @@
 """kill -9 of the server, again and again, under a writer that knows what may be there afterwards.
 
-The instant is random; shadows are granted, activated and merged meanwhile. FORESHADOW_KILL_CYCLES asks for more
-cycles than the default, FORESHADOW_SEED for another order of events.
+The instant is random; shadows are granted, activated and merged meanwhile. FORESHADOW_KILL_CYCLES asks for
+more cycles than the default, FORESHADOW_SEED for another order of events.
 """
 import json
 import os
 import random
+import subprocess
 import threading
 import time
 
+import stamps
 import support
 from support import MIB, Churn, need, run
 
@@ -18,18 +20,9 @@ REGION = 64 * MIB
 CYCLES_PER_VOLUME = 4  # then the region is all allocated, and the segments are many
 
 
-def libnbd():
-    try:
-        import nbd
-    except ImportError:
-        raise support.Skip("python3 has no libnbd module") from None
-    return nbd
-
-
-def one_cycle(server, volume, ledger, chance, nbd):
+def one_cycle(server, volume, ledger, chance):
     """Lets the writer run until a random instant, kills the server, starts it and judges every sector."""
-    import stamps
-    writer = stamps.Writer(nbd, volume.uri(), ledger, chance.getrandbits(32))
+    writer = stamps.Writer(volume, ledger, chance.getrandbits(32))
     ends = time.monotonic() + chance.uniform(0.02, 0.9)
     killer = threading.Timer(ends - time.monotonic(), server.process.kill)
     with Churn(volume, size="8MiB", rounds_min=0, tolerant=True):
@@ -40,7 +33,7 @@ def one_cycle(server, volume, ledger, chance, nbd):
     in_flight = writer.in_flight()
     writer.close()
     server.start()
-    handle = stamps.connect(nbd, volume.uri())
+    handle = support.connect(volume)
     ledger.verify_volume(handle)
     handle.shutdown()
     volume.check()
@@ -48,8 +41,7 @@ def one_cycle(server, volume, ledger, chance, nbd):
 
 
 def kill9(sandbox):
-    import stamps
-    nbd = libnbd()
+    support.libnbd()
     print(f"FORESHADOW_SEED={SEED}", flush=True)
     chance = random.Random(SEED)
     server = sandbox.up()
@@ -57,14 +49,15 @@ def kill9(sandbox):
     volume = None
     for cycle in range(CYCLES):
         if cycle % CYCLES_PER_VOLUME == 0:
-            volume = server.small_volume(f"db-{cycle}", shadows=2, redirect=chance.choice(("allocating", "all")))
+            redirect = chance.choice(("allocating", "all"))
+            volume = server.small_volume(f"db-{cycle}", shadows=2, redirect=redirect)
             ledger = stamps.Ledger(REGION // stamps.SECTOR)
-        totals["in flight at the kill"] += one_cycle(server, volume, ledger, chance, nbd)
+        totals["in flight at the kill"] += one_cycle(server, volume, ledger, chance)
         totals["cycles"] += 1
         if (cycle + 1) % CYCLES_PER_VOLUME == 0 or cycle + 1 == CYCLES:
             volume.merge(ok=False)
             shown = volume.expect_well(merged=1)
-            totals["merged"] += sum(s["role"] == "shadow" and s["state"] == "merged" for s in shown["segments"])
+            totals["merged"] += support.merged_shadows(shown)
             totals["writes acknowledged"] += ledger.acknowledged
             server.cli("volume", "rm", volume.name)
             left = list(sandbox.path.glob("**/*.seg"))
@@ -83,7 +76,6 @@ def kill9_fio(sandbox):
     words = ["fio", "--name=kill", "--ioengine=nbd", f"--uri={volume.uri()}", "--rw=randwrite", "--size=96M",
              "--bsrange=512-128k", "--blockalign=512", "--iodepth=16", "--verify=crc32c", "--randrepeat=1"]
     for _ in range(3):
-        import subprocess
         writing = subprocess.Popen([*words, "--do_verify=0", "--time_based", "--runtime=60"], text=True,
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                    preexec_fn=support.die_with_parent)
@@ -96,7 +88,7 @@ def kill9_fio(sandbox):
     with Churn(volume):
         run(*words, "--fsync=64", "--do_verify=1", "--verify_fatal=1")
     # What fio wrote and verified, and flushed with its last fsync, is there after one more kill.
-    run("nbdsh", "-u", volume.uri(), "-c", "h.flush()")
+    support.connect(volume).flush()
     server.kill()
     server.start()
     run(*words, "--verify_only", "--verify_fatal=1")

@@ -1,19 +1,17 @@
 """Packaged NBD clients against a volume that grows underneath them.
 
-Each test starts with 16 MiB of primary, so that what the client writes lands in shadows, and grants and merges
-shadows meanwhile. Each ends with the same questions: did a write fail, was one held, is every invariant on disk
-true, did it grow.
+Each test starts with 16 MiB of primary, so that what the client writes lands in shadows, and grants and
+merges shadows meanwhile. Each ends with the same questions: did a write fail, was one held, is every
+invariant on disk true, did it grow.
 """
 import json
 import os
 import pathlib
+import select
 import subprocess
-import sys
 
 import support
 from support import GIB, KIB, MIB, Churn, need, run
-
-SMALL_HEADROOM = 128 * MIB  # what a small volume can take before anything more is granted
 
 
 def nbdinfo(sandbox):
@@ -125,14 +123,15 @@ def qemu_io(sandbox):
                  f"write -z {at(3 * MIB + 512)} 70k", f"read -P 0 {at(3 * MIB + 512)} 70k",
                  f"read -P 0x11 {at(3 * MIB)} 512", f"write -z -u {at(256 * KIB)} 64k",
                  f"read -P 0 {at(256 * KIB)} 64k",
-                 # Odd lengths and offsets, which qemu may pass on since the export says it takes single bytes.
+                 # Odd lengths and offsets, which qemu passes on since the export takes single bytes.
                  f"write -P 0x33 {at(512 * KIB + 1)} 4095", f"read -P 0x33 {at(512 * KIB + 1)} 4095",
                  f"read -P 0x11 {at(512 * KIB)} 1", f"read -P 0x11 {at(512 * KIB + 4096)} 4096",
                  f"write -P 0x44 {at(600 * KIB + 777)} 9999", f"read -P 0x44 {at(600 * KIB + 777)} 9999",
                  # Discarded clusters read as zeroes here, and can be written again.
                  f"discard {at(3 * MIB + 512 * KIB)} 256k", f"read -P 0 {at(3 * MIB + 512 * KIB)} 256k",
-                 f"write -P 0x55 {at(3 * MIB + 512 * KIB)} 64k", f"read -P 0x55 {at(3 * MIB + 512 * KIB)} 64k",
-                 "aio_write -P 0x66 " + f"{at(8 * MIB)} 1M", f"aio_write -P 0x77 {at(10 * MIB)} 1M", "aio_flush",
+                 f"write -P 0x55 {at(3 * MIB + 512 * KIB)} 64k",
+                 f"read -P 0x55 {at(3 * MIB + 512 * KIB)} 64k", f"aio_write -P 0x66 {at(8 * MIB)} 1M",
+                 f"aio_write -P 0x77 {at(10 * MIB)} 1M", "aio_flush",
                  f"read -P 0x66 {at(8 * MIB)} 1M", f"read -P 0x77 {at(10 * MIB)} 1M")
             rounds += 1
     volume.expect_well(merged=2)
@@ -163,10 +162,12 @@ def fio(sandbox):
         raise support.Skip("fio is built without its nbd engine")
     volume = sandbox.up().small_volume()
     with Churn(volume):
-        run(*fio_words(volume, "mixed", "--rw=randwrite", "--bsrange=512-128k", "--blockalign=512", "--size=96M",
-                       "--iodepth=32", "--fsync=64", "--verify=crc32c", "--do_verify=1", "--verify_fatal=1"))
-        run(*fio_words(volume, "readwrite", "--rw=randrw", "--bs=4k", "--size=32M", "--offset=96M", "--iodepth=16",
-                       "--fsync=16", "--verify=crc32c", "--verify_backlog=256", "--verify_fatal=1"))
+        run(*fio_words(volume, "mixed", "--rw=randwrite", "--bsrange=512-128k", "--blockalign=512",
+                       "--size=96M", "--iodepth=32", "--fsync=64", "--verify=crc32c", "--do_verify=1",
+                       "--verify_fatal=1"))
+        run(*fio_words(volume, "readwrite", "--rw=randrw", "--bs=4k", "--size=32M", "--offset=96M",
+                       "--iodepth=16", "--fsync=16", "--verify=crc32c", "--verify_backlog=256",
+                       "--verify_fatal=1"))
     volume.expect_well()
 
 
@@ -190,6 +191,7 @@ def ext4(sandbox):
     need("nbdfuse", "mkfs.ext4", "e2fsck", "losetup", "mount", "umount", "diff")
     if not os.access("/dev/fuse", os.R_OK | os.W_OK) or not os.path.exists("/dev/loop-control"):
         raise support.Skip("there is no /dev/fuse or no /dev/loop-control")
+    support.take_mounts_apart()
     volume = sandbox.up().small_volume(size="512MiB")
     source = sandbox.random_file("source", 64 * MIB)
     fuse, mount, copy = (sandbox.path / name for name in ("fuse", "mount", "copy"))
@@ -245,7 +247,6 @@ class Nbdfuse:
 
 
 def read_with_deadline(fd):
-    import select
     ready, _, _ = select.select([fd], [], [], support.DEADLINE)
     assert ready, "nbdfuse did not say that it is ready"
     os.read(fd, 64)

@@ -1,14 +1,16 @@
 """A writer that knows what a volume may hold after a crash, to the sector (promises G1 and G2).
 
-Each 512-byte sector is filled with its own address and the sequence number of the write, so that a sector that
-shows another block's data, a mixture or a lost write cannot be mistaken for a good one. What was issued is noted
-before it is sent, what was acknowledged after: a crash may leave, in each sector, what the last acknowledged
-flush covered or anything issued since, and nothing else.
+Each 512-byte sector is filled with its own address and the sequence number of the write, so that a sector
+that shows another block's data, a mixture or a lost write cannot be mistaken for a good one. What was issued
+is noted before it is sent, what was acknowledged after: a crash may leave, in each sector, what the last
+acknowledged flush covered or anything issued since, and nothing else.
 """
 import random
 import select
 import struct
 import time
+
+import support
 
 SECTOR = 512
 CLUSTER = 128  # sectors
@@ -23,7 +25,7 @@ def stamp(sector, sequence):
 class Ledger:
     """What each sector of [0, sectors) may hold, as the sequence number of the write that put it there.
 
-    Numbers grow with each request; one that wrote zeroes has its number negated. 0 is the volume as it was made.
+    Numbers grow with each request; one that wrote zeroes has its number negated. 0 is the volume as it was.
     """
 
     def __init__(self, sectors):
@@ -46,7 +48,7 @@ class Ledger:
         self.current[first:first + count] = [sequence] * count
 
     def make_durable(self, covered):
-        """`covered`: (sector, sequence) pairs acknowledged before the flush that has now been acknowledged."""
+        """`covered`: (sector, sequence) pairs that were acknowledged before a flush, which now is too."""
         for sector, sequence in covered:
             if abs(sequence) <= abs(self.durable[sector]):
                 continue  # a later write with FUA was there first
@@ -66,7 +68,8 @@ class Ledger:
 
     def describe(self, sector, content):
         address, sequence = _STAMP.unpack_from(content)
-        whole = f"sector {address}, write {sequence}" + ("" if content == stamp(address, sequence) else ", torn")
+        whole = f"sector {address}, write {sequence}"
+        whole += "" if content == stamp(address, sequence) else ", torn"
         return (f"sector {sector} shows {'zeroes' if content == ZERO else whole}; flushed was write "
                 f"{self.durable[sector]}, issued since were {self.since.get(sector, [])} (negative: zeroes)")
 
@@ -98,15 +101,15 @@ class Request:
 class Writer:
     """Keeps requests in flight over two connections until told to stop or the server is gone. One thread.
 
-    No two requests in flight overlap, so that their order is that of their sequence numbers. A request that fails
-    while the server is there is an error.
+    No two requests in flight overlap, so that their order is that of their sequence numbers. A request that
+    fails while the server is there is an error.
     """
 
     SHARES = {"write": 66, "fua": 8, "zero": 6, "trim": 6, "flush": 6, "read": 8}
 
-    def __init__(self, nbd, uri, ledger, seed, depth=16):
-        self.nbd, self.ledger, self.random, self.depth = nbd, ledger, random.Random(seed), depth
-        self.handles = [connect(nbd, uri) for _ in range(2)]
+    def __init__(self, volume, ledger, seed, depth=16):
+        self.nbd, self.ledger, self.random, self.depth = support.libnbd(), ledger, random.Random(seed), depth
+        self.handles = [support.connect(volume) for _ in range(2)]
         self.flying = [[] for _ in self.handles]
         self.acknowledged = {}  # sector -> sequence, since the last flush was sent
         self.gone = False
@@ -239,9 +242,3 @@ class Writer:
             if content != (ZERO if sequence <= 0 else stamp(sector, sequence)):
                 raise AssertionError(f"while it serves, {self.ledger.describe(sector, content)}; "
                                      f"the last acknowledged was {sequence}")
-
-
-def connect(nbd, uri):
-    handle = nbd.NBD()
-    handle.connect_uri(uri)
-    return handle

@@ -1,4 +1,4 @@
-"""What the process-level tests share: a sandbox with servers in it, the command line, and one volume's affairs.
+"""What the process-level tests share: a sandbox with servers in it, the command line, a volume's affairs.
 
 The tests see Foreshadow as its users do: a process, a command line, a socket. Nothing here waits by sleeping
 where something can be waited for: a server is ready when it says so, a volume has changed when the record of
@@ -40,6 +40,21 @@ def need(*programs):
     return found[0] if len(found) == 1 else found
 
 
+def libnbd():
+    """The Python module of libnbd. Packages install it for the system's own python3."""
+    try:
+        import nbd
+    except ImportError:
+        raise Skip("python3 has no libnbd module") from None
+    return nbd
+
+
+def connect(volume):
+    handle = libnbd().NBD()
+    handle.connect_uri(volume.uri())
+    return handle
+
+
 def die_with_parent():
     """Run in the child: a test that is killed leaves no server behind."""
     PR_SET_PDEATHSIG = 1
@@ -49,13 +64,22 @@ def die_with_parent():
 def run(*words, ok=True, timeout=DEADLINE, **options):
     """Runs a program to its end; its output if it does well, else an error that shows what it said."""
     # nbdsh starts whatever python3 comes first, and is to get the one that has libnbd's module, as we do.
-    options.setdefault("env", {**os.environ, "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"})
+    path = f"{os.path.dirname(sys.executable)}:{os.environ.get('PATH', '')}"
+    options.setdefault("env", {**os.environ, "PATH": path})
     done = subprocess.run([str(word) for word in words], text=True, timeout=timeout, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, check=False, **options)
     if ok and done.returncode != 0:
         command = " ".join(str(word) for word in words)
         raise AssertionError(f"`{command}` ended with {done.returncode}:\n{done.stdout}{done.stderr}")
     return done.stdout if ok else done
+
+
+def take_mounts_apart():
+    """What is mounted from here on is seen by this process and its children only, and goes when they do."""
+    CLONE_NEWNS = 0x20000
+    if _LIBC.unshare(CLONE_NEWNS) != 0:
+        raise Skip(f"a mount namespace of its own: {os.strerror(ctypes.get_errno())}")
+    run("mount", "--make-rprivate", "/")
 
 
 class Sandbox:
@@ -110,8 +134,8 @@ class Server:
     def start(self):
         words = [BINARY, "--state", str(self.state), self.command, *self.arguments]
         with open(self.log_path, "ab") as log:
-            self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
-                                            preexec_fn=die_with_parent)
+            self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                            stderr=log, preexec_fn=die_with_parent)
         lines = queue.Queue()
         # The pipe is read to its end, so that the server never waits for its reader.
         threading.Thread(target=self._read, args=(self.process.stdout, lines), daemon=True).start()
@@ -172,8 +196,8 @@ class Server:
         return Volume(self, name)
 
     def small_volume(self, name="db", size="1GiB", shadows=4, **options):
-        """A volume that has to grow: 16 MiB of primary, policy's first shadow of 64 MiB (its pool has room for no
-        other) and some of 16 MiB granted by hand from another pool, all of them warm."""
+        """A volume that has to grow: 16 MiB of primary, policy's first shadow of 64 MiB (its pool has room
+        for no other) and some of 16 MiB granted by hand from another pool, all of them warm."""
         pool = f"of-{name}"
         self.pool(pool, "80MiB")
         volume = self.create(name, size=size, pool=pool, **options)
@@ -181,6 +205,15 @@ class Server:
         for _ in range(shadows):
             volume.grant()
         return volume
+
+
+def settled(shown):
+    """No shadow is on its way from one state to the next."""
+    return all(segment["state"] in ("warm", "active", "merged") for segment in shown["segments"])
+
+
+def merged_shadows(shown):
+    return sum(s["role"] == "shadow" and s["state"] == "merged" for s in shown["segments"])
 
 
 class Volume:
@@ -204,7 +237,7 @@ class Volume:
         return self.server.cli("shadow", "merge", self.name, ok=ok)
 
     def check(self):
-        """Every invariant on disk, which also brings control's idea of the volume up to date."""
+        """Every invariant on disk."""
         report = self.server.cli("volume", "check", self.name)
         assert report["ok"], f"volume check {self.name}: {report['findings']}"
         return report
@@ -221,6 +254,11 @@ class Volume:
                 events.wait()
         raise AssertionError(f"volume {self.name} did not become what was waited for: {json.dumps(shown)}")
 
+    def refresh(self):
+        """The volume as it is now: the agent's figures come once a second; one report may be under way."""
+        seen = self.show()["forecast"]["samples"]
+        return self.wait_for(lambda shown: shown["forecast"]["samples"] >= seen + 2)
+
     def backings(self):
         """The segment files in every pool directory of the sandbox that carry this volume's id."""
         volume = self.show()["id"]
@@ -230,12 +268,13 @@ class Volume:
     def expect_well(self, merged=1, holds=0):
         """What every test ends with: nothing failed, nothing was held, and it did grow meanwhile."""
         self.check()
-        shown = self.wait_for(lambda v: all(s["state"] in ("warm", "active", "merged") for s in v["segments"]))
+        self.refresh()
+        shown = self.wait_for(settled)
         assert shown["failed_writes"] == 0, f"{shown['failed_writes']} writes failed"
         assert shown["read_only_reason"] == "", shown["read_only_reason"]
         if holds is not None:
             assert shown["holds"] <= holds, f"{shown['holds']} writes were held, expected at most {holds}"
-        count = sum(s["role"] == "shadow" and s["state"] == "merged" for s in shown["segments"])
+        count = merged_shadows(shown)
         assert count >= merged, f"{count} shadows merged, expected {merged}: {json.dumps(shown['segments'])}"
         listed = sorted(s["uuid"] for s in shown["segments"])
         assert self.backings() == listed, f"in the pools {self.backings()}, in the volume {listed}"
@@ -246,13 +285,15 @@ class Events:
     """`events --follow`, as a thing to wait for."""
 
     def __init__(self, server):
-        self.words = [BINARY, "--state", str((server.control or server).state), "-o", "json", "events", "--follow"]
+        state = (server.control or server).state
+        self.words = [BINARY, "--state", str(state), "-o", "json", "events", "--follow"]
 
     def __enter__(self):
         self.process = subprocess.Popen(self.words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                                         stderr=subprocess.DEVNULL)
         self.lines = queue.Queue()
-        self.thread = threading.Thread(target=Server._read, args=(self.process.stdout, self.lines), daemon=True)
+        arguments = (self.process.stdout, self.lines)
+        self.thread = threading.Thread(target=Server._read, args=arguments, daemon=True)
         self.thread.start()
         return self
 
@@ -291,7 +332,9 @@ class Churn(threading.Thread):
         self.failure = None
 
     def run(self):
-        while self.rounds < self.rounds_max and not (self.wanted_end.is_set() and self.rounds >= self.rounds_min):
+        while self.rounds < self.rounds_max:
+            if self.wanted_end.is_set() and self.rounds >= self.rounds_min:
+                return
             granted = self.volume.grant(self.size, ok=False)
             merged = self.volume.merge(ok=False)
             # Control merges what is full as well, and may have been first.

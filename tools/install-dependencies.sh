@@ -17,9 +17,9 @@ build=(
   liburing-dev libexpected-dev libfmt-dev libspdlog-dev libcli11-dev libgrpc++-dev libprotobuf-dev
   protobuf-compiler protobuf-compiler-grpc libsqlite3-dev libisal-dev libnbd-dev libgtest-dev libbenchmark-dev
   # To run: nbdfuse (in libnbd-bin) shows a volume as a file, on which mkfs and mount then work.
-  libnbd-bin fuse3 e2fsprogs util-linux mount
+  libnbd-bin python3-libnbd fuse3 e2fsprogs util-linux mount
 )
-test=(fio qemu-utils nbdkit python3-libnbd)
+test=(fio qemu-utils nbdkit)
 check=(clang-19 clang-tidy-19 clang-format-19 libclang-rt-19-dev)
 
 list=0

@@ -58,7 +58,13 @@ v1::Metrics Telemetry::take(const std::map<Uuid, std::shared_ptr<VolumeHost>>& h
   std::map<Uuid, block::IoStats> after;
   for (const auto& [id, host] : hosts) {
     const block::IoStats& stats = host->volume().stats();
-    *out.add_volumes() = make_metrics(id, host->volume().usage(), before_[id], stats);
+    v1::VolumeMetrics& metrics = *out.add_volumes();
+    metrics = make_metrics(id, host->volume().usage(), before_[id], stats);
+    for (const volume::SegmentInfo& segment : host->volume().segments()) {
+      v1::SegmentUse& use = *metrics.add_segments();
+      use.set_id(segment.id.v);
+      use.set_used(segment.used);
+    }
     after.emplace(id, stats);
   }
   before_ = std::move(after);  // and so forgets volumes that are gone

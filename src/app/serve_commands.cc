@@ -4,7 +4,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <future>
@@ -16,7 +18,9 @@
 #include "app/arguments.h"
 #include "app/client.h"
 #include "app/commands.h"
+#include "base/limits.h"
 #include "base/log.h"
+#include "base/size.h"
 #include "control/server.h"
 #include "io/loop.h"
 
@@ -25,8 +29,9 @@ namespace {
 
 struct ServeArguments {
   std::optional<agent::TcpAddress> nbd_tcp;
-  std::vector<std::string> listen;  // control's, beside its socket
-  std::string control;              // the agent's target
+  std::vector<std::string> listen;     // control's, beside its socket
+  std::string control;                 // the agent's target
+  std::optional<uint64_t> shadow_max;  // policy's largest rung
 };
 
 Status make_directory(const std::string& path) {
@@ -108,6 +113,10 @@ Result<std::unique_ptr<control::Server>> start_control(const std::string& state,
   options.listen = arguments.listen;
   options.listen.insert(options.listen.begin(), "unix:" + control_socket(state));
   options.version = FORESHADOW_VERSION;
+  if (arguments.shadow_max) {
+    options.policy.shadow_max = std::max(*arguments.shadow_max, limits::kSegmentSizeMin);
+    options.policy.shadow_min = std::min(options.policy.shadow_min, options.policy.shadow_max);
+  }
   return control::Server::start(options);
 }
 
@@ -132,6 +141,20 @@ Result<agent::Options> agent_options(const std::string& state, const ServeArgume
   return options;
 }
 
+// Until control knows the agent, there is nobody to carry a command out; so `up` is not up before.
+Status wait_for_agent(const std::string& state) {
+  constexpr auto kPatience = std::chrono::seconds(30);
+  const auto give_up = std::chrono::steady_clock::now() + kPatience;
+  ASSIGN_OR_RETURN(Client client, Client::connect(state));
+  while (std::chrono::steady_clock::now() < give_up) {
+    ASSIGN_OR_RETURN(const v1::StatusReport status,
+                     client.call(&Client::Stub::GetStatus, v1::GetStatusRequest()));
+    if (status.agents_size() > 0) return {};
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return fail(Code::kTimeout, fmt::format("the agent did not reach {} in 30 s", control_socket(state)));
+}
+
 void say(const std::string& text) {
   fmt::print("{}", text);
   std::fflush(stdout);
@@ -151,6 +174,7 @@ Status up(const Invocation& invocation, ServeArguments arguments) {
   arguments.control = "unix:" + control_socket(state);
   ASSIGN_OR_RETURN(const agent::Options options, agent_options(state, arguments, true));
   ASSIGN_OR_RETURN(const std::unique_ptr<AgentThread> agent, AgentThread::start(options));
+  TRY(wait_for_agent(state));
   std::string text = fmt::format("foreshadow {} is up\n", FORESHADOW_VERSION);
   for (const std::string& address : server->addresses()) text += fmt::format("control  {}\n", address);
   text += agent_lines(agent->agent());
@@ -198,6 +222,9 @@ void add_serve_commands(CLI::App& app, Invocation& invocation) {
   const auto add_listen = [&](CLI::App* command) {
     command->add_option("--listen", arguments->listen, "Let control listen on this loopback address too")
         ->type_name("HOST:PORT");
+    add_parsed(*command, "--shadow-max", &arguments->shadow_max, parse_size,
+               "The largest shadow to grant (64GiB)")
+        ->type_name("SIZE");
   };
   CLI::App* both = app.add_subcommand("up", "Run control and agent in one process");
   add_nbd(both);

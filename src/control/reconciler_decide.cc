@@ -192,7 +192,7 @@ Result<v1::Explanation> Reconciler::explain(const VolumeModel& model) const {
     sentence += fmt::format("Agent {} does not serve it, so nothing is decided.", model.agent());
   } else {
     const policy::Decision now = decide(model);
-    sentence += fmt::format("Decision now: {}{}{} ", name_of(now.action), now.sentence.empty() ? "." : ": ",
+    sentence += fmt::format("Decision now: {}{}{}. ", name_of(now.action), now.sentence.empty() ? "" : ": ",
                             now.sentence);
     if (model.grant_backoff.waiting(options_.clock())) {
       sentence += fmt::format("The last grant was refused, so the next waits out {} s. ",

@@ -50,6 +50,11 @@ Result<HistoryRow> VolumeModel::observe(uint64_t time_ms, uint32_t interval_ms,
   volume_.set_capacity(metrics.capacity());
   volume_.set_data(metrics.data());
   volume_.set_held_now(metrics.held_now());
+  for (const v1::SegmentUse& use : metrics.segments()) {
+    for (v1::Segment& segment : *volume_.mutable_segments()) {
+      if (segment.id() == use.id()) segment.set_used(std::min(use.used(), segment.capacity()));
+    }
+  }
   // Metrics count intervals, reports carry totals: an event may have told of the same hold already.
   holds_ += metrics.holds();
   failed_writes_ += metrics.failed_writes();

@@ -23,13 +23,19 @@ void Engine::hold(IoTask& task) {
     if (++stats_.held_now == 1) tell([](Listener& listener) { listener.on_hold_began(); });
   }
   // Only the oldest is ever retried, so what comes back belongs at the front.
+  task.tried_first = again || held_.empty();
   again ? held_.push_front(&task) : held_.push_back(&task);
   if (!hold_timer_.armed()) executor_.arm(hold_timer_, held_.front()->hold_deadline);
   if (committer_.frees_pending()) committer_.request();
 }
 
 void Engine::retry_held() {
-  if (retrying_ != nullptr || held_.empty() || !placement_.can_place(1)) return;
+  if (retrying_ != nullptr || held_.empty()) return;
+  if (!placement_.can_place(1)) {
+    held_.front()->tried_first = true;
+    if (!hold_timer_.armed()) executor_.arm(hold_timer_, held_.front()->hold_deadline);
+    return;
+  }
   retrying_ = held_.front();
   held_.pop_front();
   IoTask& task = *retrying_;
@@ -55,6 +61,7 @@ void Engine::end_hold(IoTask& task) {
 
 // In a turn of its own: whoever made room is not done yet.
 void Engine::retry_later() {
+  if (!held_.empty()) held_.front()->tried_first = false;
   if (std::exchange(retry_posted_, true)) return;
   executor_.post(retry_op_);
 }
@@ -64,13 +71,15 @@ void Engine::on_retry(int) {
   retry_held();
 }
 
+// One at a time: the one behind may need less, and is tried before its own time counts as up.
 void Engine::expire_held() {
-  while (!held_.empty() && held_.front()->hold_deadline <= executor_.now()) {
-    IoTask* task = held_.front();
-    held_.pop_front();
-    end_hold(*task);
-    finish_later(*task, Code::kNoSpace);
-  }
+  if (held_.empty()) return;
+  IoTask* oldest = held_.front();
+  if (oldest->hold_deadline > executor_.now()) return executor_.arm(hold_timer_, oldest->hold_deadline);
+  if (!oldest->tried_first) return retry_later();  // hold() arms the timer again
+  held_.pop_front();
+  end_hold(*oldest);
+  finish_later(*oldest, Code::kNoSpace);
   if (held_.empty()) return;
   executor_.arm(hold_timer_, held_.front()->hold_deadline);
   retry_later();

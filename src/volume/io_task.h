@@ -63,6 +63,7 @@ struct IoTask : LockOwner, CommitWaiter {
   MonoTime held_since{};
   MonoTime hold_deadline{};
   bool was_held = false;
+  bool tried_first = false;  // held: as the oldest, it found no room with all that is free now
 
   struct TaskOp : io::Op {
     IoTask* task = nullptr;
