@@ -9,7 +9,8 @@
 
 namespace foreshadow::extent {
 
-// Memory: 12 bytes a change, so bounded by the journal that holds the same changes.
+// Memory: 12 bytes a change. One journal record can make many (a trim), so the owner asks for a checkpoint by
+// changes() as well.
 class DirtyPages {
  public:
   // Records a change; a later one of the same entry wins.
@@ -23,6 +24,7 @@ class DirtyPages {
   };
   const std::vector<Page>& pages() const { return pages_; }
   bool empty() const { return pages_.empty(); }
+  size_t changes() const { return nodes_.size(); }
   // Brings `entries` up to date.
   void apply(const Page& page, std::array<TableEntry, kTableEntries>& entries) const;
 

@@ -9,7 +9,9 @@
 namespace foreshadow::extent {
 
 inline constexpr uint32_t kMetaBlock = 4096;  // unit of every metadata structure
-inline constexpr uint32_t kSubBlocks = 16;    // per cluster: one bit each in a mask
+inline constexpr uint32_t kJournalBlocksMin = 4;
+inline constexpr uint32_t kJournalBlocksMax = 16384;  // 64 MiB
+inline constexpr uint32_t kSubBlocks = 16;            // per cluster: one bit each in a mask
 inline constexpr uint16_t kFullMask = 0xffff;
 inline constexpr uint32_t kLabelCopies = 2;
 inline constexpr uint32_t kSuperCopies = 4;

@@ -55,7 +55,7 @@ Result<Record> decode_map(DiskReader& in) {
   r.mask_b = in.u16();
   // A mapped cluster has an owner for every bit, each bit one owner, and no owner without a bit.
   const bool good = (r.a.v != 0) == (r.mask_a != 0) && (r.b.v != 0) == (r.mask_b != 0) && r.a.v != 0 &&
-                    (r.mask_a & r.mask_b) == 0 && r.a.v < kPcnEnd && r.b.v < kPcnEnd;
+                    (r.mask_a & r.mask_b) == 0 && r.a != r.b && r.a.v < kPcnEnd && r.b.v < kPcnEnd;
   if (!good)
     return fail(Code::kCorrupt, fmt::format("map record of cluster {}: owners {}:{:04x} {}:{:04x}", r.lcn.v,
                                             r.a.v, r.mask_a, r.b.v, r.mask_b));
@@ -130,20 +130,29 @@ uint32_t encode_block(const Uuid& volume, const BlockHeader& header, std::span<c
   return seal_block(block, kCrcAt);
 }
 
-std::optional<DecodedBlock> decode_block(std::span<const std::byte> block, const Uuid& volume) {
+std::optional<BlockHeader> peek_header(std::span<const std::byte> block, const Uuid& volume) {
   ASSERT(block.size() == kMetaBlock);
-  if (!is_sealed(block, kMagic, kCrcAt)) return std::nullopt;
   DiskReader in(block);
-  in.skip(kMagic.size() + 4);
+  if (in.text(kMagic.size()) != kMagic) return std::nullopt;
+  in.skip(4);
   const auto raw = in.bytes(16);
   if (!std::equal(raw.begin(), raw.end(), volume.bytes.begin())) return std::nullopt;
+  BlockHeader out;
+  out.epoch = Epoch(in.u64());
+  out.seq = BlockSeq(in.u64());
+  out.durable = BlockSeq(in.u64());
+  out.prev_crc = in.u32();
+  out.count = in.u16();
+  if (out.count > kRecordsPerBlock || out.durable >= out.seq) return std::nullopt;
+  return out;
+}
+
+std::optional<DecodedBlock> decode_block(std::span<const std::byte> block, const Uuid& volume) {
+  if (!is_sealed(block, kMagic, kCrcAt)) return std::nullopt;
+  const auto header = peek_header(block, volume);
+  if (!header) return std::nullopt;
   DecodedBlock out;
-  out.header.epoch = Epoch(in.u64());
-  out.header.seq = BlockSeq(in.u64());
-  out.header.durable = BlockSeq(in.u64());
-  out.header.prev_crc = in.u32();
-  out.header.count = in.u16();
-  if (out.header.count > kRecordsPerBlock || out.header.durable >= out.header.seq) return std::nullopt;
+  out.header = *header;
   out.crc = stored_crc(block, kCrcAt);
   out.records = block.subspan(kHeaderBytes, size_t{out.header.count} * kRecordBytes);
   return out;
@@ -169,14 +178,16 @@ Result<Replay> replay_ring(std::span<const std::byte> ring, const Uuid& volume, 
     out.blocks.push_back(*block);
   }
   // Is there proof that history went on durably past here? A block states what was durable before it was
-  // written.
+  // written. That counts even if its checksum does not fit: the header lies in one sector, which is written
+  // whole or not at all.
   for (uint64_t index = 0; index < blocks; ++index) {
-    const auto block = at(index);
-    if (!block || block->header.seq.v % blocks != index) continue;
-    if (block->header.durable >= out.next && block->header.epoch >= out.epoch) {
-      return fail(Code::kCorrupt, fmt::format("hole in the journal: block {} cannot be read, yet block {} "
-                                              "says that everything up to {} was durable",
-                                              out.next.v, block->header.seq.v, block->header.durable.v));
+    const auto header = peek_header(ring.subspan(index * kMetaBlock, kMetaBlock), volume);
+    if (!header || header->seq.v % blocks != index) continue;
+    if (header->durable >= out.next && header->epoch >= out.epoch) {
+      return fail(Code::kCorrupt,
+                  fmt::format("hole in the journal: block {} cannot be read, yet block {} says that "
+                              "everything up to {} was durable",
+                              out.next.v, header->seq.v, header->durable.v));
     }
   }
   return out;

@@ -76,6 +76,8 @@ struct DecodedBlock {
   uint32_t crc = 0;
   std::span<const std::byte> records;  // header.count of them, in the block's own memory
 };
+// The header alone, whatever the checksum says; nothing if it is not one of this volume.
+std::optional<BlockHeader> peek_header(std::span<const std::byte> block, const Uuid& volume);
 // Nothing if the bytes are not a block of this volume.
 std::optional<DecodedBlock> decode_block(std::span<const std::byte> block, const Uuid& volume);
 

@@ -91,6 +91,15 @@ TEST(Replay, RefusesAHoleInDurableHistory) {
   EXPECT_NE(replay.error().message.find("block 3"), std::string::npos) << replay.error().message;
 }
 
+TEST(Replay, ADamagedBlockStillTellsWhatWasDurable) {
+  Ring ring;
+  for (uint64_t seq = 1; seq <= 5; ++seq) ring.append(seq);
+  for (uint64_t seq = 1; seq <= 5; ++seq) ring.block(seq)[2000] ^= std::byte{1};  // not one can be read
+  auto replay = ring.replay();
+  ASSERT_FALSE(replay);
+  EXPECT_EQ(replay.error().code, Code::kCorrupt);
+}
+
 TEST(Replay, LaterBlocksOfATornCommitAreNoHole) {
   Ring ring;
   ring.append(1);

@@ -85,6 +85,10 @@ Result<Label> decode_label(std::span<const std::byte> block, uint64_t offset) {
   if (out.geometry.sub_block_bits < 9 || out.geometry.sub_block_bits > 12) {
     return fail(Code::kCorrupt, fmt::format("{}: sub-block bits {}", where, out.geometry.sub_block_bits));
   }
+  if (primary &&
+      (out.layout.journal_blocks < kJournalBlocksMin || out.layout.journal_blocks > kJournalBlocksMax)) {
+    return fail(Code::kCorrupt, fmt::format("{}: a journal of {} blocks", where, out.layout.journal_blocks));
+  }
   // The layout follows from size and journal; anything else was not written by us.
   const auto expected = make_layout(out.size, out.geometry, out.layout.journal_blocks);
   if (!expected || *expected != out.layout || primary != (out.layout.journal_blocks > 0)) {

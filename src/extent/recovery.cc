@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "base/limits.h"
 #include "extent/journal.h"
 #include "extent/table_page.h"
 #include "io/buffer.h"
@@ -187,6 +188,8 @@ class Recovery {
                                Allocator(row.pcn_base, row.clusters)};
       out_->segments.push_back(std::move(segment));
     }
+    auto checked = check_rows();
+    if (!checked) return checked;
     if (out_->segments.empty() || out_->segments[0].file != primary_)
       return fail(Code::kCorrupt, "segment 0 is not the primary");
     for (size_t i = 0; i < files_.size(); ++i) {
@@ -194,6 +197,38 @@ class Recovery {
     }
     out_->map = Map(static_cast<uint32_t>(div_up(out_->super.size, out_->label.geometry.cluster())));
     return {};
+  }
+
+  // Rows are believed only where they fit together: ids and ranges of physical clusters are nobody else's.
+  Status check_rows() {
+    const auto clusters = div_up(out_->super.size, out_->label.geometry.cluster());
+    if (clusters > UINT32_MAX) return fail(Code::kCorrupt, fmt::format("a volume of {} clusters", clusters));
+    if (out_->segments.size() > limits::kSegments) {
+      return fail(Code::kCorrupt,
+                  fmt::format("{} segments, at most {} can be", out_->segments.size(), limits::kSegments));
+    }
+    for (size_t i = 0; i < out_->segments.size(); ++i) {
+      const SegmentRow& row = out_->segments[i].row;
+      bool good = row.id < out_->super.next_segment;
+      for (size_t j = 0; j < i; ++j) {
+        const SegmentRow& other = out_->segments[j].row;
+        const bool apart =
+            row.pcn_base.v >= align_up(other.pcn_base.v + uint64_t{other.clusters}, kGranuleClusters) ||
+            other.pcn_base.v >= align_up(row.pcn_base.v + uint64_t{row.clusters}, kGranuleClusters);
+        good = good && apart && row.id != other.id;
+      }
+      if (!good) {
+        return fail(Code::kCorrupt, fmt::format("segment {} (clusters {}+{}) does not fit beside the others",
+                                                row.id.v, row.pcn_base.v, row.clusters));
+      }
+    }
+    return {};
+  }
+
+  bool in_a_segment(Pcn pcn) const {
+    return std::any_of(out_->segments.begin(), out_->segments.end(), [&](const RecoveredSegment& s) {
+      return pcn >= s.row.pcn_base && pcn.v - s.row.pcn_base.v < s.row.clusters;
+    });
   }
 
   io::Task<Status> load_table(size_t index) {
@@ -271,13 +306,22 @@ class Recovery {
     if (const auto* map = std::get_if<MapRecord>(&record)) {
       if (map->lcn.v >= clusters)
         return fail(Code::kCorrupt, fmt::format("journal maps cluster {} of {}", map->lcn.v, clusters));
+      if (!in_a_segment(map->a) || (map->b.v != 0 && !in_a_segment(map->b))) {
+        return fail(Code::kCorrupt,
+                    fmt::format("journal maps cluster {} to {} and {}, in no segment of the volume",
+                                map->lcn.v, map->a.v, map->b.v));
+      }
       change(map->lcn, {map->a, map->b, map->mask_a, map->mask_b});
     } else if (const auto* unmap = std::get_if<UnmapRecord>(&record)) {
-      if (unmap->lcn.v + unmap->count > clusters) {
+      if (unmap->count > clusters || unmap->lcn.v > clusters - unmap->count) {
         return fail(Code::kCorrupt,
                     fmt::format("journal unmaps clusters {}+{} of {}", unmap->lcn.v, unmap->count, clusters));
       }
-      for (uint32_t i = 0; i < unmap->count; ++i) change(unmap->lcn.next(i), {});
+      const uint32_t end = unmap->lcn.v + unmap->count;
+      for (Lcn lcn = out_->map.next_populated(unmap->lcn); lcn.v < end;
+           lcn = out_->map.next_populated(lcn.next())) {
+        change(lcn, {});
+      }
     }
     return {};
   }
@@ -330,14 +374,18 @@ class Recovery {
 io::Task<Result<Label>> read_label(io::File& file, std::string* blemish) {
   const io::Buffer copies(size_t{kLabelCopies} * kMetaBlock);
   if (file.size() < copies.size()) {
-    co_return fail(Code::kCorrupt,
+    // Its creation was cut short: nothing can have been stored in it.
+    co_return fail(Code::kNotFound,
                    fmt::format("a segment of {} bytes is too short for a label", file.size()));
   }
   const int result = co_await io::read(file, 0, copies.span());
   if (result < 0) co_return fail_errno(result, "cannot read the label");
   auto first = decode_label(copies.span().first(kMetaBlock), Layout::label_offset(0));
   auto second = decode_label(copies.span().subspan(kMetaBlock), Layout::label_offset(1));
-  if (!first && !second) co_return first;
+  if (!first && !second) {
+    if (first.error().code == Code::kNotFound) co_return second;
+    co_return first;
+  }
   if (!first || !second || *first != *second) {
     *blemish = fmt::format("one of the two labels of segment {} is damaged",
                            (first ? first : second)->segment.str());

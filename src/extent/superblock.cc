@@ -115,7 +115,7 @@ Result<Superblock> decode_superblock(std::span<const std::byte> bytes, uint64_t 
   out.table_digest = in.u64();
   out.next_segment = SegmentId(in.u32());
   if (redirect < 1 || redirect > 2 || rows < 1 || rows > limits::kSegments || out.replay_from.v == 0 ||
-      out.size == 0 || out.size > limits::kVolumeSizeMax) {
+      out.replay_from.v >= 1ull << 62 || out.size == 0 || out.size > limits::kVolumeSizeMax) {
     return fail(Code::kCorrupt, fmt::format("{}: redirect {}, {} segments, size {}, replay from {}", where,
                                             redirect, rows, out.size, out.replay_from.v));
   }

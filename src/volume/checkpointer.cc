@@ -42,11 +42,19 @@ io::Detached Checkpointer::run_detached() {
 }
 
 io::Task<Status> Checkpointer::run_now() {
-  while (running_) co_await ended_.wait();
+  while (running_ || (blocked_ > 0 && !closed_)) co_await ended_.wait();
+  if (closed_) co_return fail(Code::kShutdown, "the volume is closed");
   if (committer_.poisoned()) co_return fail(Code::kReadOnly, committer_.poison_reason());
   start();
   while (running_) co_await ended_.wait();
   co_return last_;
+}
+
+io::Task<Status> Checkpointer::close() {
+  closed_ = true;
+  auto blocked = co_await block();
+  ended_.notify_all();
+  co_return blocked;
 }
 
 io::Task<Status> Checkpointer::block() {
@@ -57,7 +65,9 @@ io::Task<Status> Checkpointer::block() {
 
 void Checkpointer::unblock() {
   ASSERT(blocked_ > 0);
-  if (--blocked_ == 0 && again_) start();
+  if (--blocked_ > 0) return;
+  if (again_) start();
+  ended_.notify_all();
 }
 
 io::Task<Status> Checkpointer::run() {
@@ -74,6 +84,7 @@ io::Task<Status> Checkpointer::run() {
   next.segments = frozen.rows;
   for (const extent::SegmentRow& row : next.segments)
     next.next_segment = std::max(next.next_segment, row.id.next());
+  if (committer_.poisoned()) co_return fail(Code::kReadOnly, committer_.poison_reason());
   auto written = co_await extent::write_superblock(*segments_.primary().file, next);
   if (!written) co_return written;
   super_ = next;

@@ -26,6 +26,7 @@ class Checkpointer {
   // Held: no checkpoint runs until unblock().
   io::Task<Status> block();
   void unblock();
+  io::Task<Status> close();  // no checkpoint ever again; who waits for one is told
   bool running() const { return running_; }
   const extent::Superblock& super() const { return super_; }
 
@@ -50,6 +51,7 @@ class Checkpointer {
   std::vector<NewPlace> new_places_;
   bool running_ = false;
   bool again_ = false;
+  bool closed_ = false;
   uint32_t blocked_ = 0;
   Status last_;
   io::Event ended_;

@@ -9,7 +9,9 @@
 
 namespace foreshadow::volume {
 namespace {
-constexpr uint32_t kBlocksPerWrite = 64;  // 256 KiB
+constexpr uint32_t kBlocksPerWrite = 64;        // 256 KiB
+constexpr size_t kBatchChanges = 1u << 18;      // of table entries, in one batch
+constexpr size_t kCommittedChanges = 1u << 22;  // since the last checkpoint: 48 MiB
 
 struct AwaitCommit : CommitWaiter {
   Committer& committer;
@@ -84,7 +86,7 @@ void Committer::append(const extent::Record& record, std::span<const extent::Del
 bool Committer::has_room() {
   const uint64_t ring_records = ring_blocks() * extent::kRecordsPerBlock;
   const uint64_t room = std::min<uint64_t>(limits::kBatchRecords, std::max<uint64_t>(1, ring_records / 4));
-  if (open_.count() < room) return true;
+  if (open_.count() < room && open_.deltas.size() < kBatchChanges) return true;
   request();
   return false;
 }
@@ -185,7 +187,8 @@ io::Task<Status> Committer::write_records() {
     settle(done, upto);
     done = upto;
   }
-  if (ring_used() * 100 >= ring_blocks() * checkpoint_percent_) sink_.on_journal_filling();
+  const bool long_ring = ring_used() * 100 >= ring_blocks() * checkpoint_percent_;
+  if (long_ring || committed_.changes() >= kCommittedChanges) sink_.on_journal_filling();
   co_return Status{};
 }
 

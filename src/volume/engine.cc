@@ -242,7 +242,8 @@ void Engine::pieces_done(IoTask& task) {
 }
 
 void Engine::durable_or_finish(IoTask& task) {
-  if (task.request->fua && task.code == Code::kOk) return committer_.wait(task);
+  const bool changes = task.request->kind != block::OpKind::kRead;
+  if (task.request->fua && changes && task.code == Code::kOk) return committer_.wait(task);
   finish(task, task.code);
 }
 

@@ -10,12 +10,15 @@
 namespace foreshadow::volume {
 
 void Engine::hold(IoTask& task) {
-  locks_.release(task);
   task.plans.clear();
   const bool again = retrying_ == &task;
+  if (closing_ || (!task.was_held && held_.size() >= limits::kHeldRequests)) {
+    end_hold(task);
+    locks_.release(task);
+    return finish_later(task, closing_ ? Code::kShutdown : Code::kNoSpace);
+  }
   if (again) retrying_ = nullptr;
   if (!task.was_held) {
-    if (held_.size() >= limits::kHeldRequests) return finish_later(task, Code::kNoSpace);
     task.was_held = true;
     task.held_since = executor_.now();
     task.hold_deadline = task.held_since + options_.hold_timeout;
@@ -25,17 +28,15 @@ void Engine::hold(IoTask& task) {
   // Only the oldest is ever retried, so what comes back belongs at the front.
   task.tried_first = again || held_.empty();
   again ? held_.push_front(&task) : held_.push_back(&task);
-  if (!hold_timer_.armed()) executor_.arm(hold_timer_, held_.front()->hold_deadline);
+  executor_.arm(hold_timer_, held_.front()->hold_deadline);
   if (committer_.frees_pending()) committer_.request();
+  // Last: whoever gets the locks now finds this one waiting before it.
+  locks_.release(task);
 }
 
+// Always tried, room or not: the write before it may have brought the cluster this one needs.
 void Engine::retry_held() {
   if (retrying_ != nullptr || held_.empty()) return;
-  if (!placement_.can_place(1)) {
-    held_.front()->tried_first = true;
-    if (!hold_timer_.armed()) executor_.arm(hold_timer_, held_.front()->hold_deadline);
-    return;
-  }
   retrying_ = held_.front();
   held_.pop_front();
   IoTask& task = *retrying_;

@@ -89,7 +89,12 @@ void Engine::run_unmap(IoTask& task) {
       if (left == 0) {
         stats_.freed_bytes += geometry_.cluster();
         // A place taken by a write that failed was never in a record: it is free at once.
-        mask == 0 ? segments_.of(pcn).allocator.release(pcn) : committer_.free_when_durable(pcn);
+        if (mask == 0) {
+          segments_.of(pcn).allocator.release(pcn);
+          retry_later();
+        } else {
+          committer_.free_when_durable(pcn);
+        }
       } else if (after.a.v == 0) {
         after.a = pcn;
         after.mask_a = left;

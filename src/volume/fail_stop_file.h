@@ -4,6 +4,7 @@
 #include <memory>
 #include <utility>
 
+#include "base/assert.h"
 #include "io/file.h"
 
 namespace foreshadow::volume {
@@ -17,6 +18,8 @@ class FailStopFile final : public io::File {
   explicit FailStopFile(std::unique_ptr<io::File> inner) : inner_(std::move(inner)) {
     sync_.file = this;
     sync_.done = [](io::Op* op, int result) { static_cast<SyncOp*>(op)->file->on_synced(result); };
+    durable_.file = this;
+    durable_.done = [](io::Op* op, int result) { static_cast<DurableOp*>(op)->file->on_written(result); };
   }
   void read(io::Op& op, uint64_t offset, std::span<std::byte> into) override {
     inner_->read(op, offset, into);
@@ -25,7 +28,11 @@ class FailStopFile final : public io::File {
     inner_->write(op, offset, from);
   }
   void write_durable(io::Op& op, uint64_t offset, std::span<const std::byte> from) override {
-    inner_->write_durable(op, offset, from);
+    // One at a time: the journal's. Its failure is a failed sync as well, for it may have taken the error of
+    // everything before.
+    ASSERT(durable_.outer == nullptr);
+    durable_.outer = &op;
+    inner_->write_durable(durable_, offset, from);
   }
   void sync(io::Op& op) override {
     op.next = waiting_;
@@ -39,6 +46,14 @@ class FailStopFile final : public io::File {
   struct SyncOp : io::Op {
     FailStopFile* file = nullptr;
   };
+  struct DurableOp : SyncOp {
+    io::Op* outer = nullptr;
+  };
+  void on_written(int result) {
+    if (result < 0 && failed_ == 0) failed_ = result;
+    io::Op* outer = std::exchange(durable_.outer, nullptr);
+    outer->done(outer, failed_);
+  }
   void start() {
     running_ = std::exchange(waiting_, nullptr);
     inner_->sync(sync_);
@@ -58,6 +73,7 @@ class FailStopFile final : public io::File {
 
   std::unique_ptr<io::File> inner_;
   SyncOp sync_;
+  DurableOp durable_;
   io::Op* waiting_ = nullptr;
   io::Op* running_ = nullptr;
   int failed_ = 0;

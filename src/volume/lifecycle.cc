@@ -20,7 +20,7 @@ io::Task<Status> Engine::attach_shadow(SegmentFile segment) {
     auto label = co_await extent::read_label(*segment.file, &blemish);
     if (!label) co_return tl::unexpected(label.error());
     if (label->volume != id() || label->segment != segment.uuid || label->role != SegmentRole::kShadow ||
-        label->geometry != geometry_) {
+        label->geometry != geometry_ || label->size > segment.file->size()) {
       co_return fail(Code::kInvalidArgument, fmt::format("segment {} was not made as a shadow of volume {}",
                                                          segment.uuid.str(), name()));
     }
@@ -118,7 +118,7 @@ io::Task<Status> Engine::close() {
   auto committed = co_await committer_.commit();
   auto written = co_await checkpointer_.run_now();
   auto commits = co_await committer_.block();  // for good: nothing runs any more
-  auto checkpoints = co_await checkpointer_.block();
+  auto checkpoints = co_await checkpointer_.close();
   while (retry_posted_ || !news_.empty()) co_await io::yield(executor_);
   executor_.cancel(hold_timer_);
   if (!committed) co_return committed;

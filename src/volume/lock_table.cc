@@ -41,17 +41,25 @@ void LockTable::release(LockOwner& owner) {
   }
   // Whatever conflicts and is still listed came later (an earlier one would have kept `owner` waiting) and
   // counted the node once.
-  std::vector<LockOwner*> ready;
   for (const LockNode* node : owner.nodes) {
     for (LockNode* other = bucket(node->lcn).first; other != nullptr; other = other->next) {
       if (!conflict(*other, *node)) continue;
       ASSERT(other->owner->conflicts > 0);
-      if (--other->owner->conflicts == 0) ready.push_back(other->owner);
+      if (--other->owner->conflicts == 0) ready_.push_back(other->owner);
     }
   }
   free_.insert(free_.end(), owner.nodes.begin(), owner.nodes.end());
   owner.nodes.clear();
-  for (LockOwner* next : ready) next->granted(next);
+  // Only the outermost call goes on to the granted ones: each may release in turn, and a long queue must not
+  // become a deep stack.
+  if (granting_) return;
+  granting_ = true;
+  while (!ready_.empty()) {
+    LockOwner* next = ready_.front();
+    ready_.pop_front();
+    next->granted(next);
+  }
+  granting_ = false;
 }
 
 }  // namespace foreshadow::volume

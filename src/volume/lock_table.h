@@ -6,6 +6,7 @@
 // neighbour's write; (b) anything that can take a physical cluster away (trim, zero, a move), on the whole
 // cluster, or a request in flight would read or write another cluster's data after reuse.
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <vector>
 
@@ -55,6 +56,8 @@ class LockTable {
   static constexpr uint32_t kBits = 12;
   std::vector<Bucket> buckets_;
   std::vector<LockNode*> free_;
+  std::deque<LockOwner*> ready_;  // no conflict left, not told yet
+  bool granting_ = false;
   std::vector<std::unique_ptr<LockNode[]>> slabs_;
 };
 

@@ -30,6 +30,10 @@ Status check_create(const CreateOptions& options) {
     return fail(Code::kInvalidArgument, fmt::format("volume size {} is out of range: at most {}",
                                                     options.size, limits::kVolumeSizeMax));
   }
+  if (div_up(options.size, options.geometry.cluster()) > UINT32_MAX) {
+    return fail(Code::kInvalidArgument, fmt::format("volume size {} has too many clusters of {}",
+                                                    options.size, options.geometry.cluster()));
+  }
   if (options.size % options.geometry.sub_block() != 0) {
     return fail(Code::kInvalidArgument, fmt::format("volume size {} is not a multiple of {}", options.size,
                                                     options.geometry.sub_block()));
@@ -85,6 +89,13 @@ io::Task<Result<Volume::Opened>> Volume::open(io::Executor& executor, std::vecto
   extent::Recovered& state = **recovered;
   Opened out;
   for (const size_t orphan : state.orphans) out.orphans.push_back(segments[orphan].uuid);
+  // What the process before wrote may be in no more than a cache. It has been read now, and will be built
+  // upon, so it is made durable first: the journal that was replayed, the superblock copies that were chosen,
+  // and data that a client may flush without writing it again.
+  for (const SegmentFile& segment : segments) {
+    const int synced = co_await io::sync(*segment.file);
+    if (synced < 0) co_return fail_errno(synced, fmt::format("cannot sync segment {}", segment.uuid.str()));
+  }
   io::File& primary = *segments[state.segments.front().file].file;
   auto repaired = co_await extent::repair_superblock(primary, state.stored, state.super_copy_good);
   if (!repaired) co_return tl::unexpected(repaired.error());

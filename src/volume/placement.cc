@@ -20,7 +20,10 @@ Segment* Placement::active() {
   return first_in_state(segments_, SegmentState::kActive);
 }
 Segment* Placement::warm() {
-  return first_in_state(segments_, SegmentState::kWarm);
+  for (const auto& segment : segments_.all()) {
+    if (segment->row.state == SegmentState::kWarm && segment->allocator.free() > 0) return segment.get();
+  }
+  return nullptr;
 }
 
 Segment* Placement::active_with_room() {

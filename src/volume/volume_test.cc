@@ -215,6 +215,56 @@ TEST(Volume, AHoldEndsInACleanNoSpace) {
   EXPECT_TRUE(rig.holds(100 * kMiB, kCluster, 0));
 }
 
+TEST(Volume, AHeldWriteThatNeedsNoClusterAnyMoreGoesOn) {
+  Rig rig;
+  rig.create(kGiB, 8 * kMiB);
+  const uint64_t capacity = rig.volume().usage().capacity;
+  for (uint64_t at = 0; at < capacity; at += kCluster) ASSERT_EQ(rig.write(at, kCluster, 6), Code::kOk);
+  auto first = rig.start(OpKind::kWrite, 100 * kMiB, 4096, std::byte{1});
+  auto second = rig.start(OpKind::kWrite, 100 * kMiB + 4096, 4096, std::byte{2});
+  rig.volume().submit(*first);
+  rig.volume().submit(*second);
+  ASSERT_EQ(rig.plain(OpKind::kTrim, 0, kCluster), Code::kOk);  // one cluster, which both fit into
+  EXPECT_EQ(rig.await(*first), Code::kOk);
+  EXPECT_EQ(rig.await(*second), Code::kOk);
+}
+
+TEST(Volume, ABackingWhoseCreationWasCutShortIsAnOrphan) {
+  Rig rig;
+  rig.create(kGiB, 8 * kMiB);
+  rig.close();
+  const std::string path = rig.directory() + "/" + Uuid{}.str() + ".seg";
+  std::ofstream(path).close();
+  ASSERT_TRUE(rig.open()) << rig.error.message;
+  EXPECT_EQ(rig.orphans, std::vector<Uuid>{Uuid{}});
+}
+
+TEST(Volume, ManyWaitersOnOneClusterDoNotDeepenTheStack) {
+  Rig rig;
+  rig.create(kGiB, 8 * kMiB);
+  ASSERT_EQ(rig.write(0, 4096, 1), Code::kOk);
+  auto write = rig.start(OpKind::kWrite, 0, 4096, std::byte{2});
+  rig.volume().submit(*write);
+  std::vector<std::unique_ptr<Rig::Call>> trims;
+  for (int i = 0; i < 20'000; ++i) {
+    trims.push_back(rig.start(OpKind::kTrim, 0, 4096));
+    rig.volume().submit(*trims.back());
+  }
+  for (auto& trim : trims) EXPECT_EQ(rig.await(*trim), Code::kOk);
+  EXPECT_EQ(rig.await(*write), Code::kOk);
+}
+
+TEST(Volume, CloseDoesNotWaitForTheWall) {
+  Rig rig;
+  rig.create(kGiB, 8 * kMiB);
+  const uint64_t capacity = rig.volume().usage().capacity;
+  for (uint64_t at = 0; at < capacity; at += kCluster) ASSERT_EQ(rig.write(at, kCluster, 6), Code::kOk);
+  auto held = rig.start(OpKind::kWrite, 100 * kMiB, 4096, std::byte{1});
+  rig.volume().submit(*held);
+  rig.close();
+  EXPECT_EQ(held->outcome, Code::kShutdown);
+}
+
 TEST(Volume, RefusesRangesPastTheEnd) {
   Rig rig;
   rig.create(64 * kMiB, 8 * kMiB);
