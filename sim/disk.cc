@@ -353,6 +353,14 @@ void Disk::power_off() {
   forgot_ = false;
 }
 
+void Disk::kill_process() {
+  ASSERT(powered_);
+  for (const io::Op* op : writes_in_flight_) {
+    if (op->progress == generation_) fail_write(op->offset, std::span<const std::byte>(op->data, op->length));
+  }
+  powered_ = false;
+}
+
 void Disk::power_on() {
   ASSERT(!powered_ && writes_in_flight_.empty());
   powered_ = true;

@@ -72,7 +72,12 @@ class Disk final : public Device {
   uint32_t alignment() const { return alignment_; }
 
   void power_off();
+  // The process dies and the cache lives: what was completed stays visible and pending, what was in flight
+  // has reached any of its sectors. Calls fail as after power_off().
+  void kill_process();
   void power_on();
+  // A failed sync has left visible bytes that no sync will ever make durable.
+  bool forgot() const { return forgot_; }
   bool powered() const { return powered_; }
 
   // Every sector of a pending or in-flight write whose value is not the durable one, oldest first. A power

@@ -43,24 +43,26 @@ void draw_weights(Rng& rng, Swarm& out) {
 Swarm draw_swarm(Rng& rng, bool faults) {
   Swarm out;
   const bool tiny = !rng.chance(1, 8);
+  // So much at a time that a commit takes several blocks, and meets the end of the ring in the middle of them.
+  const bool wide = tiny && rng.chance(1, 16);
   out.create.geometry.sub_block_bits = tiny ? 9 : 12;
   out.alignment = tiny || rng.chance(1, 2) ? 512 : 4096;
   const uint64_t cluster = out.create.geometry.cluster();
   out.journal_blocks = static_cast<uint32_t>(between_log(rng, 8, 64));
   out.create.journal_bytes = uint64_t{out.journal_blocks} * extent::kMetaBlock;
   out.primary_clusters = static_cast<uint32_t>(tiny ? between_log(rng, 8, 64) : between(rng, 4, 16));
+  if (wide) out.primary_clusters = static_cast<uint32_t>(between(rng, 64, 192));
   out.shadow_clusters_max = static_cast<uint32_t>(tiny ? between_log(rng, 4, 64) : between(rng, 4, 8));
   out.shadows_max = static_cast<uint32_t>(between_log(rng, 1, 6));
-  out.create.size = out.primary_clusters * cluster * between(rng, 2, 4);
+  out.create.size = out.primary_clusters * cluster * (wide ? 1 : between(rng, 2, 4));
   if (rng.chance(1, 8))
     out.create.size -= extent::kMetaBlock * between(rng, 1, cluster / extent::kMetaBlock - 1);
   out.create.redirect = rng.chance(1, 2) ? volume::Redirect::kAllocating : volume::Redirect::kAll;
   out.create.name = "simulated";
 
   out.queue_depth = static_cast<uint32_t>(between_log(rng, 1, 16));
-  // So deep that a commit takes several blocks, and meets the end of the ring in the middle of them.
-  if (tiny && rng.chance(1, 8)) out.queue_depth = static_cast<uint32_t>(between(rng, 32, 256));
-  out.io_max = cluster * between_log(rng, 1, 4);
+  if (wide) out.queue_depth = static_cast<uint32_t>(between(rng, 16, 64));
+  out.io_max = cluster * (wide ? between(rng, 8, 32) : between_log(rng, 1, 4));
   static constexpr uint64_t kGranularities[] = {512, 512, 4096};
   out.granularity = rng.chance(1, 5) ? cluster : kGranularities[rng.below(3)];
   out.hot_bytes = rng.chance(1, 2) ? 0 : cluster * between(rng, 1, 4);
@@ -69,6 +71,15 @@ Swarm draw_swarm(Rng& rng, bool faults) {
   out.run.hold_timeout = std::chrono::milliseconds(between_log(rng, 1, 64));
   out.run.commit_idle = std::chrono::microseconds(between_log(rng, 100, 20'000));
   out.run.commit_age = std::chrono::milliseconds(between_log(rng, 1, 100));
+  if (wide) {  // and few who wait for one, so that it gathers
+    out.weights[static_cast<size_t>(Act::kFlush)] = 1;
+    out.weights[static_cast<size_t>(Act::kCheckpoint)] = 0;
+    out.weights[static_cast<size_t>(Act::kCheck)] = 0;
+    out.fua_percent = 0;
+    out.life_steps = 1500;
+    out.run.commit_idle = std::chrono::milliseconds(20);
+    out.run.commit_age = std::chrono::milliseconds(100);
+  }
   out.run.checkpoint_percent = static_cast<uint32_t>(between(rng, 10, 80));
 
   out.lives = static_cast<uint32_t>(between(rng, 2, 8));

@@ -114,6 +114,17 @@ struct World {
     for (const Backing* backing : backings()) backing->disk->power_off();
     oracle.crash();
   }
+  // As a power cut to the process; the disks keep what they have, durable or not.
+  void kill_process() {
+    for (const Backing* backing : backings()) backing->disk->kill_process();
+    oracle.crash();
+  }
+  bool forgot() {
+    for (const Backing* backing : backings()) {
+      if (backing->disk->forgot()) return true;
+    }
+    return false;
+  }
   // Every backing, freshly opened, in an order of the seed's choice.
   std::vector<volume::SegmentFile> open_files();
   // Holds a volume just opened against what was acknowledged; what is there now is from here on expected.
