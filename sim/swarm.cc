@@ -35,6 +35,12 @@ void draw_weights(Rng& rng, Swarm& out) {
   set(Act::kCheckpoint, static_cast<uint32_t>(between(rng, 1, 4)), 60);
   set(Act::kCheck, 1, 30);
   set(Act::kPause, static_cast<uint32_t>(between(rng, 1, 4)), 60);
+  if (rng.chance(1, 8)) {  // a run about the lives of segments
+    set(Act::kGrant, 15, 100);
+    set(Act::kActivate, 15, 100);
+    set(Act::kMerge, 10, 80);
+    set(Act::kCheckpoint, 10, 90);
+  }
   out.fua_percent = rng.chance(1, 2) ? 0 : static_cast<uint32_t>(between(rng, 5, 50));
 }
 
@@ -43,12 +49,13 @@ void draw_weights(Rng& rng, Swarm& out) {
 Swarm draw_swarm(Rng& rng, bool faults) {
   Swarm out;
   const bool tiny = !rng.chance(1, 8);
-  // So much at a time that a commit takes several blocks, and meets the end of the ring in the middle of them.
-  const bool wide = tiny && rng.chance(1, 16);
+  // So much at a time that a commit takes several blocks, and meets the end of the ring in the middle of
+  // them.
+  const bool wide = tiny && rng.chance(1, 12);
   out.create.geometry.sub_block_bits = tiny ? 9 : 12;
   out.alignment = tiny || rng.chance(1, 2) ? 512 : 4096;
   const uint64_t cluster = out.create.geometry.cluster();
-  out.journal_blocks = static_cast<uint32_t>(between_log(rng, 8, 64));
+  out.journal_blocks = static_cast<uint32_t>(wide ? between(rng, 8, 12) : between_log(rng, 8, 64));
   out.create.journal_bytes = uint64_t{out.journal_blocks} * extent::kMetaBlock;
   out.primary_clusters = static_cast<uint32_t>(tiny ? between_log(rng, 8, 64) : between(rng, 4, 16));
   if (wide) out.primary_clusters = static_cast<uint32_t>(between(rng, 64, 192));
@@ -73,6 +80,8 @@ Swarm draw_swarm(Rng& rng, bool faults) {
   out.run.commit_age = std::chrono::milliseconds(between_log(rng, 1, 100));
   if (wide) {  // and few who wait for one, so that it gathers
     out.weights[static_cast<size_t>(Act::kFlush)] = 1;
+    out.weights[static_cast<size_t>(Act::kTrim)] = 40;  // a cluster that stays mapped makes no record
+    out.hot_bytes = 0;
     out.weights[static_cast<size_t>(Act::kCheckpoint)] = 0;
     out.weights[static_cast<size_t>(Act::kCheck)] = 0;
     out.fua_percent = 0;

@@ -283,12 +283,15 @@ void Workload::check_usage() {
   const volume::Usage usage = volume_.usage();
   uint64_t capacity = 0;
   uint64_t used = 0;
+  uint32_t active = 0;
   for (const volume::SegmentInfo& segment : volume_.segments()) {
     if (segment.used > segment.capacity)
       world_.violate(fmt::format("segment {} uses more than it has", segment.id.v));
     capacity += segment.capacity;
     used += segment.used;
+    active += segment.state == volume::SegmentState::kActive ? 1 : 0;
   }
+  if (active > 1) world_.violate(fmt::format("{} shadows are active, at most one can be", active));
   uint64_t mapped = 0;
   uint64_t covered = 0;
   for (const block::Extent& extent : volume_.extents(0, usage.size, SIZE_MAX)) {

@@ -288,8 +288,15 @@ def check_house(source: Source) -> Iterator[Finding]:
                            f"(rank {theirs}, {why}), expected only {allowed}")
 
 
+def is_test(source: Source) -> bool:
+    name = source.path.rsplit("/", 1)[-1]
+    return name.endswith("_test.cc") or name.startswith("test_")
+
+
 def check_quarantine(source: Source) -> Iterator[Finding]:
     if source.tree not in ("src", "sim"):
+        return
+    if is_test(source):  # it may be the client at the socket's other end, or the hand that damages a file
         return
     for include in source.includes:
         for pattern, homes in QUARANTINE:
@@ -363,7 +370,7 @@ def function_lines(source: Source) -> Iterator[tuple[int, int]]:
 def check_sizes(source: Source) -> Iterator[Finding]:
     if any("@generated" in line for line in source.lines[:5]):
         return
-    limit = HEADER_LINES_MAX if source.is_header else FILE_LINES_MAX
+    limit = HEADER_LINES_MAX if source.is_header and not is_test(source) else FILE_LINES_MAX
     if len(source.lines) > limit:
         yield source.found(limit + 1, "size", f"{len(source.lines)} lines, expected at most {limit}")
     for number, line in enumerate(source.lines, 1):

@@ -1,7 +1,6 @@
 #include "agent/agent.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cstddef>
@@ -13,17 +12,12 @@
 #include "agent/telemetry.h"
 #include "agent/volume_set.h"
 #include "base/log.h"
+#include "io/state_directory.h"
 #include "io/stream.h"
 #include "nbd/server.h"
 
 namespace foreshadow::agent {
 namespace {
-
-std::string host_name() {
-  char name[64] = {};
-  if (::gethostname(name, sizeof name - 1) != 0) return "unknown";
-  return name;
-}
 
 class RunningAgent final : public Agent, private EventSink, private Session::Host {
  public:
@@ -160,7 +154,7 @@ void RunningAgent::answer(v1::Ack ack) {
 v1::Hello RunningAgent::hello() {
   v1::Hello out;
   out.set_agent_id(catalog_->agent_id());
-  out.set_host(host_name());
+  out.set_host(io::host_name());
   out.set_version(options_.version);
   for (v1::Pool& pool : catalog_->pools()) *out.add_pools() = std::move(pool);
   for (v1::Volume& volume : volumes_.reports()) *out.add_volumes() = std::move(volume);

@@ -35,7 +35,7 @@ std::vector<v1::Volume> VolumeSet::reports() const {
   std::vector<v1::Volume> out;
   for (const auto& [id, host] : hosts_) out.push_back(host->report());
   for (const auto& [id, broken] : broken_) {
-    if (!broken.report.name().empty() && broken.report.size() > 0) out.push_back(broken.report);
+    out.push_back(broken.report);  // control adds what it knows where this one's own segments cannot tell
   }
   return out;
 }

@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "app/arguments.h"
+#include "base/names.h"
 
 namespace foreshadow::app {
 namespace {
@@ -70,6 +71,13 @@ int run_program(int argc, const char* const* argv) {
     return app->exit(help);
   } catch (const CLI::CallForAllHelp& help) {
     return app->exit(help);
+  } catch (const CLI::RequiredError& error) {
+    const std::vector<std::string> unknown = app->remaining(true);
+    const std::string what = unknown.empty()
+                                 ? std::string(error.what())
+                                 : fmt::format("there is no command {}", foreshadow::quoted(unknown.front()));
+    print_error(fmt::format("{}; `foreshadow --help` tells what is there", what));
+    return kUsageError;
   } catch (const CLI::ParseError& error) {
     print_error(fmt::format("{}; `foreshadow --help` and `foreshadow COMMAND --help` tell what is there",
                             error.what()));

@@ -154,6 +154,15 @@ void Reconciler::take_pools(const std::string& agent,
 }
 
 VolumeModel* Reconciler::take_volume(const std::string& agent, v1::Volume volume) {
+  // One that cannot be opened cannot tell all that it is: what is known of it stays.
+  const VolumeModel* known = fleet_.volume(volume.id());
+  if (known != nullptr && !volume.read_only_reason().empty() &&
+      (volume.size() == 0 || volume.segments_size() < known->volume().segments_size())) {
+    v1::Volume whole = known->volume();
+    whole.set_read_only_reason(volume.read_only_reason());
+    whole.clear_uri();
+    volume = std::move(whole);
+  }
   volume.set_agent_id(agent);
   for (const v1::Segment& segment : volume.segments()) {
     if (segment.id() == 0 && volume.pool().empty()) volume.set_pool(segment.pool());

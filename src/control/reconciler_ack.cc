@@ -171,6 +171,7 @@ Status Reconciler::take_success(const IntentRow& intent, const v1::Ack& ack) {
                      fmt::format("{} findings; the first: {}", findings.size(),
                                  findings.empty() ? "not told" : printable(findings[0])));
     }
+    if (ack.has_volume()) take_volume(intent.agent, ack.volume());
     return {};
   }
   if (ack.volume().id() != intent.volume) {

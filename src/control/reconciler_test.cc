@@ -149,7 +149,7 @@ TEST_F(ReconcilerTest, GrantsWhatPolicyDecidesAndRecordsItFirst) {
   EXPECT_EQ(count_events("shadow.granted"), 1u);
   EXPECT_EQ(count_events("shadow.warm"), 1u);
   // Measured here, from sent to acknowledged, as it is longer than the agent's own 50 ms.
-  EXPECT_DOUBLE_EQ(model().lead.p99_s(), 3.0);
+  EXPECT_DOUBLE_EQ(model().lead.p99_s(), 15.0);  // 3 s, widened fivefold: it is one measurement
   const auto decisions = store_->decisions(id_, 10);
   ASSERT_EQ(decisions->size(), 3u);  // nothing, to begin with; the grant; nothing more
   EXPECT_EQ(decisions->at(0).action(), "none");
@@ -452,7 +452,7 @@ TEST_F(ReconcilerTest, HistoryAndLeadTimesSurviveARestart) {
   const uint64_t samples = model().forecaster().samples();
   start();
   EXPECT_EQ(model().forecaster().samples(), samples);
-  EXPECT_DOUBLE_EQ(model().lead.p99_s(), 7.0);
+  EXPECT_DOUBLE_EQ(model().lead.p99_s(), 35.0);
 }
 
 TEST_F(ReconcilerTest, ARefusalByPolicyIsAnEventOnce) {
@@ -568,13 +568,13 @@ TEST_F(ReconcilerTest, ANameTakenElsewhereIsNotAdopted) {
 
 TEST(LeadTime, ThePriorGivesWayToMeasurements) {
   LeadTime lead;
-  EXPECT_DOUBLE_EQ(lead.p99_s(), 1.0);
+  EXPECT_DOUBLE_EQ(lead.p99_s(), 0.25);
   lead.record_us(40'000);
-  EXPECT_DOUBLE_EQ(lead.p99_s(), 1.0);
+  EXPECT_DOUBLE_EQ(lead.p99_s(), 0.2);  // one measurement, widened by 4/1
   lead.record_us(2'500'000);
-  EXPECT_DOUBLE_EQ(lead.p99_s(), 2.5);
+  EXPECT_DOUBLE_EQ(lead.p99_s(), 7.5);
   for (size_t i = 0; i < limits::kLeadTimes; ++i) lead.record_us(50'000);
-  EXPECT_DOUBLE_EQ(lead.p99_s(), 0.05);
+  EXPECT_DOUBLE_EQ(lead.p99_s(), 0.05 * (1 + 4.0 / limits::kLeadTimes));
 }
 
 }  // namespace

@@ -100,7 +100,7 @@ void Committer::wait(CommitWaiter& waiter) {
 io::Task<Status> Committer::commit() {
   AwaitCommit waiter(*this);
   const Code code = co_await waiter;
-  if (code != Code::kOk) co_return fail(code, poison_reason_);
+  if (code != Code::kOk) co_return fail(code, poisoned() ? poison_reason_ : "the volume is closed");
   co_return Status{};
 }
 
@@ -114,7 +114,7 @@ void Committer::poison(const std::string& reason) {
 
 void Committer::start_if_needed(bool wanted) {
   wanted_ = wanted_ || wanted;
-  if (running_ || !wanted_ || blocked_ > 0) return;
+  if (running_ || !wanted_ || (blocked_ > 0 && !closed_)) return;
   running_ = true;
   run();
 }
@@ -123,17 +123,16 @@ io::Detached Committer::run() {
   // Through the executor first, so that everybody who completes in this turn shares the batch, and no `done`
   // runs inside wait().
   co_await io::yield(executor_);
-  while (wanted_ && blocked_ == 0) {
+  while (wanted_ && (blocked_ == 0 || closed_)) {
     wanted_ = false;
     in_flight_.clear();
     std::swap(open_, in_flight_);
     sink_.on_batch_sealed();
-    if (poisoned()) {
-      finish(Code::kReadOnly);
+    if (poisoned() || closed_) {
+      finish(poisoned() ? Code::kReadOnly : Code::kShutdown);
       continue;
     }
-    const int synced = co_await SyncAll{*this};
-    if (synced < 0) poison(fmt::format("a sync failed: {}", std::strerror(-synced)));
+    co_await SyncAll{*this};
     if (!poisoned()) {
       auto written = co_await write_records();
       if (!written) poison(written.error().message);
@@ -145,7 +144,6 @@ io::Detached Committer::run() {
 }
 
 bool Committer::SyncAll::await_suspend(std::coroutine_handle<> h) {
-  self.sync_result_ = 0;
   self.syncs_left_ = 1;  // one for this function, so that no completion finishes it early
   self.sync_waiter_ = h;
   const auto& segments = self.segments_.all();
@@ -157,7 +155,7 @@ bool Committer::SyncAll::await_suspend(std::coroutine_handle<> h) {
     op.self = &self;
     op.done = [](io::Op* done, int result) {
       Committer& committer = *static_cast<SyncOp*>(done)->self;
-      if (result < 0) committer.sync_result_ = result;
+      if (result < 0) committer.poison(fmt::format("a sync failed: {}", std::strerror(-result)));
       if (--committer.syncs_left_ == 0) committer.sync_waiter_.resume();
     };
     ++self.syncs_left_;
@@ -290,6 +288,14 @@ io::Task<Status> Committer::block() {
   ++blocked_;
   while (running_) co_await stopped_.wait();
   co_return Status{};
+}
+
+io::Task<Status> Committer::close() {
+  auto blocked = co_await block();
+  closed_ = true;
+  start_if_needed(false);
+  while (running_) co_await stopped_.wait();
+  co_return blocked;
 }
 
 void Committer::unblock() {

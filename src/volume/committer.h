@@ -92,6 +92,8 @@ class Committer {
   // Held: no commit writes to the journal until unblock(). For a check of what is on disk.
   io::Task<Status> block();
   void unblock();
+  // Nothing is committed ever again: who waits from here on is told so.
+  io::Task<Status> close();
   bool idle() const { return !running_ && open_.records.empty(); }
   extent::DirtyPages& committed() { return committed_; }
   void add_committed(const extent::Delta& delta);
@@ -114,7 +116,7 @@ class Committer {
     Committer& self;
     bool await_ready() const noexcept { return false; }
     bool await_suspend(std::coroutine_handle<> h);
-    int await_resume() const noexcept { return self.sync_result_; }
+    void await_resume() const noexcept {}
   };
 
   void start_if_needed(bool wanted);
@@ -149,10 +151,10 @@ class Committer {
   bool wanted_ = false;
   bool running_ = false;
   uint32_t blocked_ = 0;
+  bool closed_ = false;
   std::string poison_reason_;
   std::vector<std::unique_ptr<SyncOp>> sync_ops_;
   uint32_t syncs_left_ = 0;
-  int sync_result_ = 0;
   std::coroutine_handle<> sync_waiter_;
   io::Buffer block_buffer_;
   io::Event ring_space_;

@@ -117,7 +117,7 @@ io::Task<Status> Engine::close() {
   while (idle_tasks_.size() != tasks_.size()) co_await drained_.wait();
   auto committed = co_await committer_.commit();
   auto written = co_await checkpointer_.run_now();
-  auto commits = co_await committer_.block();  // for good: nothing runs any more
+  auto commits = co_await committer_.close();  // for good: nothing runs any more
   auto checkpoints = co_await checkpointer_.close();
   while (retry_posted_ || !news_.empty()) co_await io::yield(executor_);
   executor_.cancel(hold_timer_);
