@@ -85,7 +85,6 @@ Swarm draw_swarm(Rng& rng, bool faults) {
     out.weights[static_cast<size_t>(Act::kCheckpoint)] = 0;
     out.weights[static_cast<size_t>(Act::kCheck)] = 0;
     out.fua_percent = 0;
-    out.life_steps = 1500;
     out.run.commit_idle = std::chrono::milliseconds(20);
     out.run.commit_age = std::chrono::milliseconds(100);
   }
@@ -93,6 +92,10 @@ Swarm draw_swarm(Rng& rng, bool faults) {
 
   out.lives = static_cast<uint32_t>(between(rng, 2, 8));
   out.life_steps = static_cast<uint32_t>(between_log(rng, 60, 1500));
+  if (wide) {  // many crashes in the middle of such a commit, and soon after
+    out.lives = 12;
+    out.life_steps = static_cast<uint32_t>(between(rng, 100, 600));
+  }
   out.clean_percent = static_cast<uint32_t>(rng.below(30));
   out.faults = faults;
   return out;
