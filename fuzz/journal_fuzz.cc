@@ -20,7 +20,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   std::memset(ring.data(), 0, ring.size());
   std::memcpy(ring.data(), data, std::min(size, ring.size()));
   for (size_t i = 0; i < kBlocks; ++i) seal_block(ring.span().subspan(i * kMetaBlock, kMetaBlock), kCrcAt);
-  const auto replay = replay_ring(ring.span(), Uuid{}, BlockSeq(1), 0);
+  const auto replay =
+      replay_ring(ring.span(), Uuid{}, BlockSeq(1), 0, Fence{Epoch(UINT64_MAX), BlockSeq(UINT64_MAX)});
   if (!replay) return 0;
   for (const DecodedBlock& block : replay->blocks) {
     for (size_t i = 0; i < block.header.count; ++i) {

@@ -159,7 +159,7 @@ std::optional<DecodedBlock> decode_block(std::span<const std::byte> block, const
 }
 
 Result<Replay> replay_ring(std::span<const std::byte> ring, const Uuid& volume, BlockSeq from,
-                           uint32_t prev_crc) {
+                           uint32_t prev_crc, const Fence& fence) {
   const uint64_t blocks = ring.size() / kMetaBlock;
   const auto at = [&](uint64_t index) {
     return decode_block(ring.subspan(index * kMetaBlock, kMetaBlock), volume);
@@ -170,7 +170,8 @@ Result<Replay> replay_ring(std::span<const std::byte> ring, const Uuid& volume, 
   while (out.blocks.size() < blocks) {
     auto block = at(out.next.v % blocks);
     const bool follows = block && block->header.seq == out.next && block->header.prev_crc == out.prev_crc &&
-                         block->header.epoch >= out.epoch;
+                         block->header.epoch >= out.epoch && block->header.epoch <= fence.epoch &&
+                         (out.next < fence.epoch_start || block->header.epoch == fence.epoch);
     if (!follows) break;
     out.prev_crc = block->crc;
     out.epoch = block->header.epoch;

@@ -89,7 +89,13 @@ struct Replay {
   Epoch epoch;            // of the last accepted block
 };
 // `ring` is the whole journal area. Applies the rules above from `from`. kCorrupt for a hole.
+struct Fence {
+  Epoch epoch;              // of the last owner
+  BlockSeq epoch_start{1};  // its first block
+};
+// See Fence: from its start on, only the last owner's blocks count. What an owner before it wrote there never
+// became history, and must not become it when a later torn write happens to complete such a block.
 Result<Replay> replay_ring(std::span<const std::byte> ring, const Uuid& volume, BlockSeq from,
-                           uint32_t prev_crc);
+                           uint32_t prev_crc, const Fence& fence);
 
 }  // namespace foreshadow::extent

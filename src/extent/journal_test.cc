@@ -34,8 +34,9 @@ struct Ring {
                              block(seq));
   }
   void append(uint64_t seq, uint64_t epoch = 1) { write(seq, epoch, seq - 1, crcs[seq - 1]); }
+  Fence fence{Epoch(9), BlockSeq(1000)};  // nothing of the last owner yet
   Result<Replay> replay(uint64_t from = 1) {
-    return replay_ring(bytes.span(), volume_id(), BlockSeq(from), crcs[from - 1]);
+    return replay_ring(bytes.span(), volume_id(), BlockSeq(from), crcs[from - 1], fence);
   }
 };
 
@@ -120,6 +121,18 @@ TEST(Replay, AStaleOwnersBlocksAreNotTaken) {
   EXPECT_EQ(replay->next, BlockSeq(4));
 }
 
+TEST(Replay, WhatAnEarlierOwnerLeftPastTheFenceNeverBecomesHistory) {
+  Ring ring;
+  for (uint64_t seq = 1; seq <= 4; ++seq) ring.append(seq, 5);
+  ring.fence = {Epoch(6),
+                BlockSeq(4)};  // when block 4 was torn, epoch 6 began; now it is whole, by another torn write
+  auto replay = ring.replay();
+  ASSERT_TRUE(replay);
+  EXPECT_EQ(replay->next, BlockSeq(4));
+  ring.append(4, 6);
+  EXPECT_EQ(ring.replay()->next, BlockSeq(5));
+}
+
 TEST(Replay, FollowsTheRingAroundItsEnd) {
   Ring ring;
   for (uint64_t seq = 1; seq <= 13; ++seq) ring.append(seq);
@@ -132,7 +145,7 @@ TEST(Replay, FollowsTheRingAroundItsEnd) {
 TEST(Replay, ABlockOfAnotherVolumeDoesNotCount) {
   Ring ring;
   ring.append(1);
-  auto replay = replay_ring(ring.bytes.span(), volume_id(2), BlockSeq(1), 0);
+  auto replay = replay_ring(ring.bytes.span(), volume_id(2), BlockSeq(1), 0, ring.fence);
   ASSERT_TRUE(replay);
   EXPECT_TRUE(replay->blocks.empty());
 }

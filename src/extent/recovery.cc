@@ -128,8 +128,8 @@ class Recovery {
     ring_ = io::Buffer(size_t{layout.journal_blocks} * kMetaBlock);
     auto read = co_await read_range(primary(), layout.journal_offset, ring_.span(), "the journal");
     if (!read) co_return tl::unexpected(read.error());
-    auto replay =
-        replay_ring(ring_.span(), out_->label.volume, out_->super.replay_from, out_->super.replay_prev_crc);
+    auto replay = replay_ring(ring_.span(), out_->label.volume, out_->super.replay_from,
+                              out_->super.replay_prev_crc, Fence{out_->super.epoch, out_->super.epoch_start});
     if (!replay) co_return tl::unexpected(replay.error());
     if (replay->epoch > out_->super.epoch) {
       co_return fail(Code::kCorrupt,

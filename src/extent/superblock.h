@@ -24,6 +24,7 @@
 //   86     2     zero
 //   88     8     table digest: sum over all written pages of mix(pcn base, page, checkpoint sequence, crc)
 //   96     4     next segment id
+//   100    8     first journal block of this epoch: from there on, blocks of older epochs are nobody's
 //   4096   64x64 segment rows: id u32, role u8, state u8, zero u16, UUID 16, pcn base u32, clusters u32, zero
 //   32
 #include <cstddef>
@@ -60,6 +61,7 @@ struct Superblock {
   CkptSeq checkpoint;
   BlockSeq replay_from{1};
   uint32_t replay_prev_crc = 0;
+  BlockSeq epoch_start{1};  // the first journal block of this epoch
   Redirect redirect = Redirect::kAllocating;
   uint64_t table_digest = 0;
   SegmentId next_segment;

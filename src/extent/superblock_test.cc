@@ -20,6 +20,7 @@ Superblock sample(uint64_t sequence) {
   super.checkpoint = CkptSeq(9);
   super.replay_from = BlockSeq(100);
   super.replay_prev_crc = 0x12345678;
+  super.epoch_start = BlockSeq(90);
   super.redirect = Redirect::kAll;
   super.table_digest = 42;
   super.next_segment = SegmentId(2);

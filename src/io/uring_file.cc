@@ -35,6 +35,12 @@ UringFile::UringFile(UringLoop& loop, UniqueFd fd, uint64_t size, FileAccess acc
 
 UringFile::~UringFile() {
   ASSERT(in_flight() == 0);
+  // Closing would do, were the ring not free to keep its last reference to the file a little longer: the next
+  // owner must find the lock free at once. A file without the lock loses nothing.
+  struct flock lock{};
+  lock.l_type = F_UNLCK;
+  lock.l_whence = SEEK_SET;
+  ::fcntl(fd_.get(), F_OFD_SETLK, &lock);
 }
 
 void UringFile::read(Op& op, uint64_t offset, std::span<std::byte> into) {

@@ -100,6 +100,7 @@ io::Task<Result<Volume::Opened>> Volume::open(io::Executor& executor, std::vecto
   auto repaired = co_await extent::repair_superblock(primary, state.stored, state.super_copy_good);
   if (!repaired) co_return tl::unexpected(repaired.error());
   state.super.epoch = state.super.epoch.next();
+  state.super.epoch_start = state.next_block;
   state.super.sequence = std::max(state.super.sequence, state.highest_super_sequence) + 1;
   state.highest_super_sequence = state.super.sequence;
   auto written = co_await extent::write_superblock(primary, state.super);
