@@ -133,6 +133,15 @@ TEST(Replay, WhatAnEarlierOwnerLeftPastTheFenceNeverBecomesHistory) {
   EXPECT_EQ(ring.replay()->next, BlockSeq(5));
 }
 
+TEST(Replay, ABlockThatDoesNotChainIsNotTaken) {
+  Ring ring;
+  for (uint64_t seq = 1; seq <= 3; ++seq) ring.append(seq);
+  ring.write(4, 1, 3, ring.crcs[3] ^ 1);  // right epoch and place, but it follows some other block 3
+  auto replay = ring.replay();
+  ASSERT_TRUE(replay);
+  EXPECT_EQ(replay->next, BlockSeq(4));
+}
+
 TEST(Replay, FollowsTheRingAroundItsEnd) {
   Ring ring;
   for (uint64_t seq = 1; seq <= 13; ++seq) ring.append(seq);

@@ -5,7 +5,7 @@
 // A directory slot covers 512 clusters (32 MiB) and is empty, a leaf of 512 entries of 8 bytes, or *linear*:
 // all 512 fully mapped to consecutive physical clusters, which needs no memory. An entry is {u32 pcn, u16
 // data_mask, u16 zero_mask}; zero_mask serves volumes over existing data and is 0 in a thin one. A pcn from
-// kPcnEnd on is the index of a multi node: two owners. Memory: 4 KiB per leaf, so at most 128 MiB a mapped
+// kPcnEnd on is the index of a multi node: two owners. Memory: 4 KiB per leaf, so at most 129 MiB a mapped
 // TiB.
 #include <array>
 #include <cstdint>

@@ -135,6 +135,12 @@ class Rig {
     auto call = start(block::OpKind::kWrite, offset, length, std::byte{fill});
     return finish(*call);
   }
+  // Writes the volume full from its start, cluster by cluster: what comes next meets the wall.
+  void fill(uint8_t with) {
+    const uint64_t cluster = volume_->geometry().cluster();
+    const uint64_t capacity = volume_->usage().capacity;
+    for (uint64_t at = 0; at < capacity; at += cluster) ASSERT_EQ(write(at, cluster, with), Code::kOk);
+  }
   Code plain(block::OpKind kind, uint64_t offset = 0, uint64_t length = 0) {
     auto call = start(kind, offset, length);
     return finish(*call);

@@ -174,8 +174,7 @@ TEST(Volume, RedirectAllMovesOverwritesWithoutCopyingTheRest) {
 TEST(Volume, HoldsAtTheWallInOrderUntilAShadowArrives) {
   Rig rig;
   rig.create(kGiB, 8 * kMiB);
-  const uint64_t capacity = rig.volume().usage().capacity;
-  for (uint64_t at = 0; at < capacity; at += kCluster) ASSERT_EQ(rig.write(at, kCluster, 6), Code::kOk);
+  rig.fill(6);
   auto first = rig.start(OpKind::kWrite, 100 * kMiB, kCluster, std::byte{1});
   auto second = rig.start(OpKind::kWrite, 200 * kMiB, kCluster, std::byte{2});
   rig.volume().submit(*first);
@@ -195,8 +194,7 @@ TEST(Volume, HoldsAtTheWallInOrderUntilAShadowArrives) {
 TEST(Volume, TrimLetsAHeldWriteGoOn) {
   Rig rig;
   rig.create(kGiB, 8 * kMiB);
-  const uint64_t capacity = rig.volume().usage().capacity;
-  for (uint64_t at = 0; at < capacity; at += kCluster) ASSERT_EQ(rig.write(at, kCluster, 6), Code::kOk);
+  rig.fill(6);
   auto held = rig.start(OpKind::kWrite, 100 * kMiB, kCluster, std::byte{1});
   rig.volume().submit(*held);
   ASSERT_EQ(rig.plain(OpKind::kTrim, 0, kCluster), Code::kOk);
@@ -208,8 +206,7 @@ TEST(Volume, AHoldEndsInACleanNoSpace) {
   Rig rig;
   rig.options.hold_timeout = std::chrono::milliseconds(50);
   rig.create(kGiB, 8 * kMiB);
-  const uint64_t capacity = rig.volume().usage().capacity;
-  for (uint64_t at = 0; at < capacity; at += kCluster) ASSERT_EQ(rig.write(at, kCluster, 6), Code::kOk);
+  rig.fill(6);
   EXPECT_EQ(rig.write(100 * kMiB, kCluster, 1), Code::kNoSpace);
   EXPECT_EQ(rig.volume().stats().failed_writes, 1u);
   EXPECT_TRUE(rig.holds(100 * kMiB, kCluster, 0));
@@ -218,8 +215,7 @@ TEST(Volume, AHoldEndsInACleanNoSpace) {
 TEST(Volume, AHeldWriteThatNeedsNoClusterAnyMoreGoesOn) {
   Rig rig;
   rig.create(kGiB, 8 * kMiB);
-  const uint64_t capacity = rig.volume().usage().capacity;
-  for (uint64_t at = 0; at < capacity; at += kCluster) ASSERT_EQ(rig.write(at, kCluster, 6), Code::kOk);
+  rig.fill(6);
   auto first = rig.start(OpKind::kWrite, 100 * kMiB, 4096, std::byte{1});
   auto second = rig.start(OpKind::kWrite, 100 * kMiB + 4096, 4096, std::byte{2});
   rig.volume().submit(*first);
@@ -257,8 +253,7 @@ TEST(Volume, ManyWaitersOnOneClusterDoNotDeepenTheStack) {
 TEST(Volume, CloseDoesNotWaitForTheWall) {
   Rig rig;
   rig.create(kGiB, 8 * kMiB);
-  const uint64_t capacity = rig.volume().usage().capacity;
-  for (uint64_t at = 0; at < capacity; at += kCluster) ASSERT_EQ(rig.write(at, kCluster, 6), Code::kOk);
+  rig.fill(6);
   auto held = rig.start(OpKind::kWrite, 100 * kMiB, 4096, std::byte{1});
   rig.volume().submit(*held);
   rig.close();
