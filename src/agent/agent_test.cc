@@ -9,9 +9,14 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <map>
+#include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "agent/scripted_control.h"
@@ -238,6 +243,51 @@ TEST_F(AgentTest, GrantsActivatesAndMergesOnceEachHoweverOftenAsked) {
   }
   EXPECT_EQ(client.read(0, data.size()), data);
   EXPECT_EQ(backings().size(), 2u);
+}
+
+// A grant looks at its pool before it answers, and merges end meanwhile: whatever order the answers come in,
+// none tells of an older state than the one before it.
+TEST_F(AgentTest, NoReportIsOlderThanTheOneBeforeIt) {
+  using std::chrono::milliseconds;
+  constexpr int kShadows = 16;
+  start_both();
+  const std::string volume = create("db");
+  std::vector<std::string> warm;
+  for (int i = 0; i < kShadows; ++i) {
+    warm.push_back(fresh_uuid());
+    ASSERT_EQ(control_->ask(grant_intent(volume, warm.back())).code(), 0);
+  }
+  // Every look at a pool takes a while from here on.
+  std::atomic<bool> slow = true;
+  std::function<void()> slow_down = [&] {
+    if (slow) loop_.loop().offload([] { std::this_thread::sleep_for(milliseconds(4)); }, slow_down);
+  };
+  loop_.call(slow_down);
+
+  std::set<std::string> waiting;
+  const auto send = [&](const v1::Intent& wanted) {
+    waiting.insert(wanted.id());
+    control_->send(wanted);
+  };
+  send(grant_intent(volume, fresh_uuid()));
+  for (const std::string& shadow : warm) {
+    send(merge_intent(volume, shadow));
+    std::this_thread::sleep_for(milliseconds(2));
+  }
+  std::map<std::string, v1::SegmentState> newest;
+  EXPECT_TRUE(control_->wait_for([&](const v1::AgentMessage& message) {
+    if (!message.has_ack()) return false;
+    EXPECT_EQ(message.ack().code(), 0) << message.ack().message();
+    for (const v1::Segment& segment : message.ack().volume().segments()) {
+      v1::SegmentState& state = newest[segment.uuid()];
+      EXPECT_GE(segment.state(), state) << segment.uuid();
+      state = segment.state();
+    }
+    waiting.erase(message.ack().intent_id());
+    return waiting.empty();
+  }));
+  EXPECT_EQ(newest.size(), static_cast<size_t>(kShadows) + 2);
+  loop_.call([&] { slow = false; });
 }
 
 TEST_F(AgentTest, TellsOfARedirectAtOnce) {

@@ -40,6 +40,29 @@ Result<VolumeSpec> parse_spec(const v1::Intent::CreateVolume& action) {
   return spec;
 }
 
+// The volume an intent is about; empty for what concerns a pool.
+std::string about(const v1::Intent& intent) {
+  switch (intent.action_case()) {
+    case v1::Intent::kCreateVolume:
+      return intent.create_volume().volume_id();
+    case v1::Intent::kDeleteVolume:
+      return intent.delete_volume().volume_id();
+    case v1::Intent::kGrantShadow:
+      return intent.grant_shadow().volume_id();
+    case v1::Intent::kActivateShadow:
+      return intent.activate_shadow().volume_id();
+    case v1::Intent::kMergeShadow:
+      return intent.merge_shadow().volume_id();
+    case v1::Intent::kCheckVolume:
+      return intent.check_volume().volume_id();
+    case v1::Intent::kAddPool:
+    case v1::Intent::kRemovePool:
+    case v1::Intent::ACTION_NOT_SET:
+      break;
+  }
+  return {};
+}
+
 }  // namespace
 
 IntentRunner::IntentRunner(Catalog& catalog, VolumeSet& volumes, Gate& structure, Answer answer)
@@ -110,20 +133,20 @@ io::Task<v1::Ack> IntentRunner::run(v1::Intent intent) {
       status = co_await remove_pool(intent.remove_pool());
       break;
     case v1::Intent::kCreateVolume:
-      status = co_await create_volume(intent.create_volume(), &ack);
+      status = co_await create_volume(intent.create_volume());
       break;
     case v1::Intent::kDeleteVolume:
       status = co_await delete_volume(intent.delete_volume());
       break;
     case v1::Intent::kGrantShadow:
-      status = co_await grant_shadow(intent.grant_shadow(), &ack);
+      status = co_await grant_shadow(intent.grant_shadow());
       break;
     case v1::Intent::kActivateShadow:
-      status = activate_shadow(intent.activate_shadow(), &ack);
+      status = activate_shadow(intent.activate_shadow());
       changes_pools = false;
       break;
     case v1::Intent::kMergeShadow:
-      status = co_await merge_shadow(intent.merge_shadow(), &ack);
+      status = co_await merge_shadow(intent.merge_shadow());
       changes_pools = false;
       break;
     case v1::Intent::kCheckVolume:
@@ -139,7 +162,19 @@ io::Task<v1::Ack> IntentRunner::run(v1::Intent intent) {
     if (!asked) log::warn("{}", asked.error().message);
     for (const v1::Pool& pool : catalog_.pools()) *ack.add_pools() = pool;
   }
+  // Last, with nothing awaited before the answer goes: an older report must not follow a newer one.
+  add_report(about(intent), &ack);
   co_return ack;
+}
+
+void IntentRunner::add_report(const std::string& volume_id, v1::Ack* ack) const {
+  const auto id = parse_uuid(volume_id, "volume_id");
+  if (!id) return;
+  if (const std::shared_ptr<VolumeHost> volume = volumes_.find(*id)) {
+    *ack->mutable_volume() = volume->report();
+  } else if (const BrokenVolume* broken = volumes_.find_broken(*id)) {
+    *ack->mutable_volume() = broken->report;
+  }
 }
 
 Result<std::shared_ptr<VolumeHost>> IntentRunner::host(const std::string& volume_id) const {
@@ -170,13 +205,12 @@ io::Task<Status> IntentRunner::remove_pool(v1::Intent::RemovePool action) {
   co_return removed;
 }
 
-io::Task<Status> IntentRunner::create_volume(v1::Intent::CreateVolume action, v1::Ack* ack) {
+io::Task<Status> IntentRunner::create_volume(v1::Intent::CreateVolume action) {
   const Gate::Turn turn = co_await structure_.enter();
   const auto spec = parse_spec(action);
   if (!spec) co_return tl::unexpected(spec.error());
   const auto created = co_await volumes_.create(*spec);
   if (!created) co_return tl::unexpected(created.error());
-  *ack->mutable_volume() = (*created)->report();
   co_return Status{};
 }
 
@@ -192,44 +226,39 @@ io::Task<Status> IntentRunner::check_volume(v1::Intent::CheckVolume action, v1::
   const auto id = parse_uuid(action.volume_id(), "volume_id");
   if (!id) co_return tl::unexpected(id.error());
   if (const BrokenVolume* broken = volumes_.find_broken(*id)) {
-    *ack->mutable_volume() = broken->report;
     ack->mutable_check()->add_findings(broken->report.read_only_reason());
     co_return Status{};
   }
   const auto volume = host(action.volume_id());
   if (!volume) co_return tl::unexpected(volume.error());
   const auto report = co_await (*volume)->check();
-  *ack->mutable_volume() = (*volume)->report();
   if (!report) co_return tl::unexpected(report.error());
   *ack->mutable_check() = make_check_report(*report);
   co_return Status{};
 }
 
-io::Task<Status> IntentRunner::grant_shadow(v1::Intent::GrantShadow action, v1::Ack* ack) {
+io::Task<Status> IntentRunner::grant_shadow(v1::Intent::GrantShadow action) {
   const auto volume = host(action.volume_id());
   if (!volume) co_return tl::unexpected(volume.error());
   const auto segment = parse_uuid(action.segment_uuid(), "segment_uuid");
   if (!segment) co_return tl::unexpected(segment.error());
   const Status granted = co_await (*volume)->grant_shadow(*segment, action.pool(), action.size());
-  *ack->mutable_volume() = (*volume)->report();
   co_return granted;
 }
 
-Status IntentRunner::activate_shadow(const v1::Intent::ActivateShadow& action, v1::Ack* ack) {
+Status IntentRunner::activate_shadow(const v1::Intent::ActivateShadow& action) {
   ASSIGN_OR_RETURN(const std::shared_ptr<VolumeHost> volume, host(action.volume_id()));
   ASSIGN_OR_RETURN(const Uuid segment, parse_uuid(action.segment_uuid(), "segment_uuid"));
   const Status activated = volume->activate_shadow(segment);
-  *ack->mutable_volume() = volume->report();
   return activated;
 }
 
-io::Task<Status> IntentRunner::merge_shadow(v1::Intent::MergeShadow action, v1::Ack* ack) {
+io::Task<Status> IntentRunner::merge_shadow(v1::Intent::MergeShadow action) {
   const auto volume = host(action.volume_id());
   if (!volume) co_return tl::unexpected(volume.error());
   const auto segment = parse_uuid(action.segment_uuid(), "segment_uuid");
   if (!segment) co_return tl::unexpected(segment.error());
   const Status merged = co_await (*volume)->merge_shadow(*segment);
-  *ack->mutable_volume() = (*volume)->report();
   co_return merged;
 }
 

@@ -31,16 +31,18 @@ class IntentRunner {
  private:
   io::Task<v1::Ack> run(v1::Intent intent);
   void on_done(v1::Ack ack, MonoTime began);
+  // What the volume looks like now, if there is such a volume.
+  void add_report(const std::string& volume_id, v1::Ack* ack) const;
   static v1::Ack make_ack(const std::string& intent, const Status& status);
 
   io::Task<Status> add_pool(v1::Intent::AddPool action);
   io::Task<Status> remove_pool(v1::Intent::RemovePool action);
-  io::Task<Status> create_volume(v1::Intent::CreateVolume action, v1::Ack* ack);
+  io::Task<Status> create_volume(v1::Intent::CreateVolume action);
   io::Task<Status> delete_volume(v1::Intent::DeleteVolume action);
   io::Task<Status> check_volume(v1::Intent::CheckVolume action, v1::Ack* ack);
-  io::Task<Status> grant_shadow(v1::Intent::GrantShadow action, v1::Ack* ack);
-  Status activate_shadow(const v1::Intent::ActivateShadow& action, v1::Ack* ack);
-  io::Task<Status> merge_shadow(v1::Intent::MergeShadow action, v1::Ack* ack);
+  io::Task<Status> grant_shadow(v1::Intent::GrantShadow action);
+  Status activate_shadow(const v1::Intent::ActivateShadow& action);
+  io::Task<Status> merge_shadow(v1::Intent::MergeShadow action);
   Result<std::shared_ptr<VolumeHost>> host(const std::string& volume_id) const;
 
   Catalog& catalog_;
