@@ -12,20 +12,45 @@ GIB = 1 << 30
 MIB = 1 << 20
 FIRST_TOUCH_SPREAD = 4  # a first touch falls anywhere in this many times the bytes that are written
 
+FIRST_TOUCH_SECONDS = 60  # a slow disk does not get through all of it
+
 SMALL = {"bs": "4k", "iodepth": 32, "norandommap": True, "time_based": True}
 LARGE = {"bs": "1m", "iodepth": 8, "time_based": True}
+OURS, NBDKIT, QCOW2 = "foreshadow", "nbdkit -t4 file", "qemu-nbd qcow2"
 LARGE_KINDS = ("read", "write", "randread", "randwrite")
 
 
-def median_of(samples):
-    """The median of each figure over a list of measure() results."""
-    return {key: statistics.median(sample[key] for sample in samples) for key in samples[0]}
+class Samples:
+    """What measure() gave, by server and kind, kept apart by the order in which the files were made.
 
+    That order decides which memory a file gets, and with it up to a tenth of a copy's time: each comparison
+    is made in both orders.
+    """
 
-def medians(samples):
-    """{server: {kind: [samples]}} with each list turned into its median."""
-    return {name: {kind: median_of(taken) for kind, taken in kinds.items()}
-            for name, kinds in samples.items()}
+    def __init__(self):
+        self.taken = {}  # {(server, kind): {order: [sample]}}
+
+    def add(self, server, kind, order, sample):
+        self.taken.setdefault((server, kind), {}).setdefault(order, []).append(sample)
+
+    def figures(self):
+        """{server: {kind: figures}}: of each order the median, of these the mean."""
+        out = {}
+        for (server, kind), orders in self.taken.items():
+            medians = [{key: statistics.median(sample[key] for sample in samples) for key in samples[0]}
+                       for samples in orders.values()]
+            out.setdefault(server, {})[kind] = {key: statistics.mean(row[key] for row in medians)
+                                                for key in medians[0]}
+        return out
+
+    def ratio(self, figure, ours, theirs):
+        """One figure of `ours`, a (server, kind), by that of `theirs`: the median over the rounds of
+        an order, the geometric mean over the orders."""
+        by_order = []
+        for order, samples in self.taken[ours].items():
+            pairs = zip(samples, self.taken[theirs][order])
+            by_order.append(statistics.median(a[figure] / b[figure] for a, b in pairs))
+        return statistics.geometric_mean(by_order)
 
 
 def fault_in(directory):
@@ -48,24 +73,28 @@ class Bench:
         self.directory = directory
         self.size = size
         self.in_memory = in_memory
+        self.order = 0
         self.servers = []
 
     def path(self, name):
         return os.path.join(self.directory, name)
 
-    def start(self):
+    def start(self, order):
+        """Makes the files and starts the servers, in this order: 0 is ours first, 1 is ours last."""
+        self.order = order
         cache, aio = ("writeback" if self.in_memory else "none"), "io_uring"
         with open(self.path("raw"), "wb") as raw:
             raw.truncate(self.size)
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", self.path("qcow2"), str(self.size)],
                        check=True, timeout=60)
-        self.servers.append(self.foreshadow("mapped", self.size, self.size))
-        self.servers.append(servers.nbdkit(self.directory, self.path("raw")))
-        self.servers.append(servers.qemu_nbd(self.directory, self.path("raw"), "raw", cache, aio))
-        self.servers.append(servers.qemu_nbd(self.directory, self.path("qcow2"), "qcow2", cache, aio))
-        for server in self.servers:
+        starts = [lambda: self.foreshadow("mapped", self.size, self.size),
+                  lambda: servers.nbdkit(self.directory, self.path("raw")),
+                  lambda: servers.qemu_nbd(self.directory, self.path("raw"), "raw", cache, aio),
+                  lambda: servers.qemu_nbd(self.directory, self.path("qcow2"), "qcow2", cache, aio)]
+        for start in starts if order == 0 else reversed(starts):
+            server = start()
+            self.servers.append(server)
             load.fill(server, self.directory, self.size)
-        return self
 
     def foreshadow(self, name, size, mapped):
         """A fresh `foreshadow up` with one volume that can map `mapped` bytes without a shadow."""
@@ -91,7 +120,8 @@ class Bench:
         Returns both samples and the map's memory per mapped TiB at the end.
         """
         spread = self.size * FIRST_TOUCH_SPREAD
-        options = {"rw": "randwrite", "bs": "4k", "iodepth": 32, "size": spread, "io_size": self.size}
+        options = {"rw": "randwrite", "bs": "4k", "iodepth": 32, "size": spread, "io_size": self.size,
+                   "runtime": FIRST_TOUCH_SECONDS}
         server = self.foreshadow("touched", spread, spread)
         try:
             if self.in_memory:
@@ -106,63 +136,40 @@ class Bench:
             shutil.rmtree(self.path("touched"), ignore_errors=True)
         return first, again, per_tib
 
-    def rounds(self, count, step):
-        """Calls step(server, round) for every server in every round, each second round in reverse order."""
-        for number in range(count):
-            order = self.servers if number % 2 == 0 else list(reversed(self.servers))
-            for server in order:
-                step(server, number)
 
-
-def small(bench, rounds, seconds, say):
-    """{server: {"read"|"write"|"first touch"|"same again": median figures}}, and the map's memory."""
-    samples, per_tib = {}, []
+def small(bench, seconds, samples, say):
+    """Adds "read" and "write", of ours also "first touch" and "same again"; returns the map's memory."""
+    memory = {}
 
     def note(server, kind, sample):
-        samples.setdefault(server, {}).setdefault(kind, []).append(sample)
+        samples.add(server, kind, bench.order, sample)
         say(f"  {server:18} {kind:12} {sample['cpu_us']:6.2f} us CPU/IO (busiest thread"
             f" {sample['busiest_thread_us']:.2f})  {sample['iops']:8.0f} IOPS"
             f"  (others {sample['other_cores']:.1f} cores)")
 
-    def step(server, _):
+    for server in bench.servers:
         for kind, pattern in (("read", "randread"), ("write", "randwrite")):
             note(server.name, kind, load.measure(server, bench.directory, rw=pattern, size=bench.size,
                                                  runtime=seconds, **SMALL))
-        if server.name == "foreshadow":
-            first, again, memory = bench.first_touch()
+        if server.name == OURS:
+            first, again, memory["random_4k_bytes_per_mapped_tib"] = bench.first_touch()
             note(server.name, "first touch", first)
             note(server.name, "same again", again)
-            per_tib.append(memory)
-
-    bench.rounds(rounds, step)
-    figures = medians(samples)
-    bench.servers[0].call("volume", "check", "bench")
-    sequential = bench.servers[0].show("bench")
-    memory = {"random_4k_bytes_per_mapped_tib": statistics.median(per_tib),
-              "sequential_bytes_per_mapped_tib":
-                  sequential["map_memory_bytes"] * (1 << 40) / sequential["used"]}
-    return figures, memory
+            server.call("volume", "check", "bench")
+            shown = server.show("bench")
+            memory["sequential_bytes_per_mapped_tib"] = shown["map_memory_bytes"] * (1 << 40) / shown["used"]
+    return memory
 
 
-def large(bench, rounds, seconds, say):
-    """{server: {pattern: median figures}} of foreshadow and nbdkit at 1 MiB, and the ratio of their rates."""
-    samples = {}
-
-    def step(server, number):
-        if server.name not in ("foreshadow", "nbdkit -t4 file"):
-            return
+def large(bench, seconds, samples, say):
+    """Adds each pattern at 1 MiB, of foreshadow and nbdkit."""
+    for server in bench.servers:
+        if server.name not in (OURS, NBDKIT):
+            continue
         for pattern in LARGE_KINDS:
             sample = load.measure(server, bench.directory, rw=pattern, size=bench.size, runtime=seconds,
                                   **LARGE)
-            samples.setdefault(server.name, {}).setdefault(pattern, []).append(sample)
+            samples.add(server.name, pattern, bench.order, sample)
             say(f"  {server.name:18} {pattern:12} {sample['mib_s']:8.0f} MiB/s"
                 f" {sample['cpu_us_mib']:7.0f} us CPU/MiB"
-                f"  (others {sample['other_cores']:.1f} cores, round {number + 1})")
-
-    bench.rounds(rounds, step)
-    ratios = {}
-    for pattern in LARGE_KINDS:
-        pairs = zip(samples["foreshadow"][pattern], samples["nbdkit -t4 file"][pattern])
-        ratios[pattern] = statistics.median(ours["mib_s"] / theirs["mib_s"] for ours, theirs in pairs)
-    figures = medians(samples)
-    return figures, ratios
+                f"  (others {sample['other_cores']:.1f} cores)")

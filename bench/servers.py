@@ -58,6 +58,8 @@ class Server:
     def __init__(self, name, command, socket, export=""):
         self.name = name
         self.socket = socket
+        if os.path.exists(socket):  # a server before this one left it
+            os.remove(socket)
         self.uri = f"nbd+unix:///{export}?socket={socket}"
         self.log = open(socket + ".log", "ab")  # pylint: disable=consider-using-with
         self.process = subprocess.Popen(pinned(SERVER_CORE) + command, stdin=subprocess.DEVNULL,

@@ -27,7 +27,7 @@ void fill(std::span<std::byte> out, uint64_t seed) {
   for (std::byte& b : out) b = static_cast<std::byte>(rng.next());
 }
 
-// Every behaviour holds on a disk, through the ring, and in memory, where calls are done at once.
+// Every behaviour holds on a disk, through the ring, and in memory, where the loop copies by itself.
 struct FileTest : testing::TestWithParam<const char*> {
   FileTest()
       : in_memory(std::string(GetParam()) == "memory"),
@@ -97,6 +97,64 @@ TEST_P(FileTest, WritesAreReadBackAlsoAfterReopening) {
   fill(in.span(), 3);
   EXPECT_EQ(read(**file, 4096, in.span()), 0);
   EXPECT_EQ(std::memcmp(in.data(), out.data(), in.size()), 0);
+}
+
+// A large transfer must not keep everything else waiting: here, a copy in memory leaves the loop its turns.
+TEST_P(FileTest, OthersGoOnDuringALargeTransfer) {
+  constexpr uint64_t kBytes = 8 * kMiB;
+  auto file = create("a", kBytes);
+  Buffer out(kBytes);
+  Buffer in(kBytes);
+  fill(out.span(), 5);
+  struct TurnOp : Op {
+    Loop* loop = nullptr;
+    const WaitOp* until = nullptr;
+    int turns = 0;
+  } other;
+  WaitOp writing(*loop);
+  other.loop = loop.get();
+  other.until = &writing;
+  other.done = [](Op* op, int) {
+    auto* self = static_cast<TurnOp*>(op);
+    ++self->turns;
+    if (self->until->calls == 0) self->loop->defer(*self);
+  };
+  file->write(writing, 0, out.span());
+  loop->defer(other);
+  loop->run();
+  EXPECT_EQ(writing.outcome, 0);
+  if (in_memory) {
+    EXPECT_GE(other.turns, 16);  // on a disk, as many as it takes
+  }
+  EXPECT_EQ(read(*file, 0, in.span()), 0);
+  EXPECT_EQ(std::memcmp(in.data(), out.data(), kBytes), 0);
+}
+
+TEST_P(FileTest, TransfersInMemoryEndInTheirOrder) {
+  if (!in_memory) GTEST_SKIP() << "a disk keeps no order";
+  auto file = create("a", 4 * kMiB);
+  Buffer memory(4 * kMiB);
+  struct OrderOp : Op {
+    std::vector<int>* order = nullptr;
+    int number = 0;
+  };
+  std::vector<int> order;
+  std::vector<OrderOp> ops(5);
+  for (int i = 0; i < 5; ++i) {
+    OrderOp& op = ops[static_cast<size_t>(i)];
+    op.order = &order;
+    op.number = i;
+    op.done = [](Op* done, int result) {
+      auto* self = static_cast<OrderOp*>(done);
+      EXPECT_EQ(result, 0);
+      self->order->push_back(self->number);
+    };
+    // The large ones take several turns; the small ones behind them wait.
+    file->read(op, 0, memory.first(i % 2 == 0 ? kMiB : 4096));
+  }
+  loop->stop();  // returns once all have completed
+  loop->run();
+  EXPECT_EQ(order, (std::vector<int>{0, 1, 2, 3, 4}));
 }
 
 TEST_P(FileTest, ManyCallsInFlightAllComplete) {

@@ -24,9 +24,17 @@ SocketStream::~SocketStream() {
 }
 
 void SocketStream::receive(Op& op, std::span<std::byte> into) {
+  submit_receive(op, into, 0);
+}
+
+void SocketStream::receive_all(Op& op, std::span<std::byte> into) {
+  submit_receive(op, into, MSG_WAITALL);
+}
+
+void SocketStream::submit_receive(Op& op, std::span<std::byte> into, int flags) {
   ASSERT(!into.empty());  // its 0 could not be told from the peer's end
   io_uring_sqe& entry = loop_.next_entry();
-  io_uring_prep_recv(&entry, fd_.get(), into.data(), into.size(), 0);
+  io_uring_prep_recv(&entry, fd_.get(), into.data(), into.size(), flags);
   loop_.start(entry, op, OpKind::kPlain, *this);
 }
 

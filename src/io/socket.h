@@ -20,12 +20,14 @@ class SocketStream final : public Stream, private Endpoint {
   ~SocketStream() override;
 
   void receive(Op& op, std::span<std::byte> into) override;
+  void receive_all(Op& op, std::span<std::byte> into) override;
   void send(Op& op, std::span<iovec> parts) override;
   void shut_down() override;
 
  private:
   void completed(Op& op, int result) override;
   void skip_sent(size_t bytes);
+  void submit_receive(Op& op, std::span<std::byte> into, int flags);
   void submit_send(Op& op);
 
   UringLoop& loop_;

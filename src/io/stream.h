@@ -20,6 +20,8 @@ class Stream {
   virtual ~Stream() = default;  // closes; no call may be in flight (shut_down() first, then wait for them)
   // Completes with the bytes received (1..into.size()), 0 at the peer's end, or a negative errno.
   virtual void receive(Op& op, std::span<std::byte> into) = 0;
+  // The same, but with fewer bytes than into.size() only where the stream ends or fails behind them.
+  virtual void receive_all(Op& op, std::span<std::byte> into) = 0;
   // Completes with 0 when all is sent, or a negative errno. `parts` and what it points to stay valid until
   // then and may be modified.
   virtual void send(Op& op, std::span<iovec> parts) = 0;

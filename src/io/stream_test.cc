@@ -67,7 +67,7 @@ void send_all(int fd, std::span<const std::byte> bytes) {
 }
 
 // Up to `n` bytes, fewer if the connection ends.
-std::vector<std::byte> receive_all(int fd, size_t n) {
+std::vector<std::byte> take_all(int fd, size_t n) {
   std::vector<std::byte> out(n);
   size_t got = 0;
   while (got < n) {
@@ -95,6 +95,9 @@ struct StreamTest : testing::TestWithParam<const char*> {
   int receive(Stream& stream, std::span<std::byte> into) {
     return wait_for(*loop, [&](Op& op) { stream.receive(op, into); });
   }
+  int receive_all(Stream& stream, std::span<std::byte> into) {
+    return wait_for(*loop, [&](Op& op) { stream.receive_all(op, into); });
+  }
   int send(Stream& stream, std::span<iovec> parts) {
     return wait_for(*loop, [&](Op& op) { stream.send(op, parts); });
   }
@@ -111,7 +114,7 @@ TEST_P(StreamTest, MegabytesGoThereAndBackInManyParts) {
   std::thread client([&] {
     const UniqueFd fd = connect_to(listener->address());
     send_all(fd.get(), data);
-    EXPECT_EQ(receive_all(fd.get(), kBytes + 1), data);
+    EXPECT_EQ(take_all(fd.get(), kBytes + 1), data);
   });
   {
     std::unique_ptr<Stream> stream = accept();
@@ -135,6 +138,36 @@ TEST_P(StreamTest, MegabytesGoThereAndBackInManyParts) {
   client.join();
 }
 
+TEST_P(StreamTest, ReceivingAllWaitsForTheWholeOrTheEnd) {
+  constexpr size_t kBytes = 4u << 20;  // in many pieces, whatever the socket
+  const std::vector<std::byte> data = random_bytes(kBytes + 3);
+  std::thread client([&] {
+    const UniqueFd fd = connect_to(listener->address());
+    send_all(fd.get(), data);
+  });
+  std::unique_ptr<Stream> stream = accept();
+  std::vector<std::byte> got(kBytes);
+  EXPECT_EQ(receive_all(*stream, got), static_cast<int>(kBytes));
+  EXPECT_TRUE(std::equal(got.begin(), got.end(), data.begin()));
+  client.join();
+  EXPECT_EQ(receive_all(*stream, got), 3);
+  EXPECT_TRUE(std::equal(got.begin(), got.begin() + 3, data.begin() + kBytes));
+  EXPECT_EQ(receive_all(*stream, got), 0);
+}
+
+TEST_P(StreamTest, ShutDownEndsAReceiveOfAllWithWhatCame) {
+  UniqueFd client = connect_to(listener->address());
+  std::unique_ptr<Stream> stream = accept();
+  send_all(client.get(), random_bytes(100));
+  std::vector<std::byte> into(200);
+  WaitOp receiving(*loop);
+  stream->receive_all(receiving, into);
+  loop->run_on_loop([&] { stream->shut_down(); });
+  loop->run();
+  EXPECT_EQ(receiving.calls, 1);
+  EXPECT_TRUE(receiving.outcome == 100 || receiving.outcome == 0) << receiving.outcome;
+}
+
 TEST_P(StreamTest, ReceivingAndSendingGoOnAtTheSameTime) {
   constexpr size_t kBytes = 4u << 20;
   std::vector<std::byte> data = random_bytes(kBytes);
@@ -148,7 +181,7 @@ TEST_P(StreamTest, ReceivingAndSendingGoOnAtTheSameTime) {
   iovec part{data.data(), data.size()};
   stream->send(sending, std::span(&part, 1));
   std::thread peer([&] {
-    EXPECT_EQ(receive_all(client.get(), kBytes), data);
+    EXPECT_EQ(take_all(client.get(), kBytes), data);
     send_all(client.get(), random_bytes(5));
   });
   loop->run();
@@ -196,7 +229,7 @@ TEST_P(StreamTest, ShutDownEndsCallsInFlight) {
   EXPECT_EQ(receiving.outcome, 0);
   EXPECT_EQ(sending.calls, 1);
   EXPECT_LT(sending.outcome, 0);
-  (void)receive_all(client.get(), data.size());  // returns: the peer sees the end
+  (void)take_all(client.get(), data.size());  // returns: the peer sees the end
 }
 
 TEST_P(StreamTest, ShutDownEndsCallsNotYetSubmitted) {

@@ -91,7 +91,7 @@ void UringFile::start_transfer(Op& op, uint8_t direction, uint64_t offset, std::
   op.length = static_cast<uint32_t>(length);
   op.progress = 0;
   if (access_.in_memory) {
-    loop_.finish_soon(op, transfer_now(op));
+    loop_.start_here(op, *this);
   } else {
     submit_rest(op);
   }
@@ -126,18 +126,19 @@ void UringFile::completed(Op& op, int result) {
   }
 }
 
-int UringFile::transfer_now(const Op& op) const {
-  uint32_t progress = 0;
-  while (progress < op.length) {
-    std::byte* data = op.data + progress;
-    const uint32_t length = op.length - progress;
-    const auto offset = static_cast<off_t>(op.offset + progress);
+std::optional<int> UringFile::advance(Op& op, uint32_t& share) {
+  while (op.progress < op.length) {
+    if (share == 0) return std::nullopt;
+    std::byte* data = op.data + op.progress;
+    const uint32_t length = std::min(op.length - op.progress, share);
+    const auto offset = static_cast<off_t>(op.offset + op.progress);
     const ssize_t moved = op.flags == kRead ? ::pread(fd_.get(), data, length, offset)
                                             : ::pwrite(fd_.get(), data, length, offset);
     if (moved < 0 && errno == EINTR) continue;
     if (moved < 0) return -errno;
     if (moved == 0) return kPastEnd;
-    progress += static_cast<uint32_t>(moved);
+    op.progress += static_cast<uint32_t>(moved);
+    share -= static_cast<uint32_t>(moved);
   }
   return 0;
 }

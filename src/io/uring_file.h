@@ -14,7 +14,7 @@ namespace foreshadow::io {
 
 // How a file system wants to be talked to.
 struct FileAccess {
-  bool in_memory = false;  // tmpfs, ramfs: I/O is done at once, by pread and pwrite
+  bool in_memory = false;  // tmpfs, ramfs: I/O is done on the loop's thread, by pread and pwrite
   bool direct = false;     // opened with O_DIRECT
   uint32_t alignment = 1;  // of offsets, lengths and memory
 };
@@ -23,8 +23,8 @@ struct FileAccess {
 // thread; used and destroyed on the loop's (or destroyed anywhere, once nothing is in flight).
 //
 // On a disk every call becomes one submission to the ring; what a short transfer left over is submitted
-// again. In memory the ring would only pass the call to a kernel thread, so the copy is made inside the call
-// and its completion posted.
+// again. In memory the ring would only pass the call to a kernel thread, so the loop copies itself, a share
+// each turn.
 class UringFile final : public File, private Endpoint {
  public:
   UringFile(UringLoop& loop, UniqueFd fd, uint64_t size, FileAccess access, Directory::Mode mode);
@@ -43,7 +43,7 @@ class UringFile final : public File, private Endpoint {
   bool refused(Op& op, uint64_t offset, uint64_t length, bool writes);
   void start_transfer(Op& op, uint8_t direction, uint64_t offset, std::byte* data, size_t length);
   void submit_rest(Op& op);
-  int transfer_now(const Op& op) const;
+  std::optional<int> advance(Op& op, uint32_t& share) override;
 
   UringLoop& loop_;
   UniqueFd fd_;

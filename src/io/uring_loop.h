@@ -3,10 +3,12 @@
 #include <liburing.h>
 
 #include <atomic>
+#include <cerrno>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <vector>
 
 #include "io/loop.h"
@@ -22,7 +24,11 @@ class Endpoint {
   virtual ~Endpoint() = default;
   // The result of one submission of `op`, when the loop cannot finish it by itself (see OpKind).
   virtual void completed(Op& op, int result) = 0;
-  // Submissions the kernel still has. The memory and descriptor they use stay until this is 0.
+  // A step of an op that this endpoint gave to start_here(): does up to `share` bytes of it and takes them
+  // off. The result of the whole, or nothing as long as bytes are left, which they are only where `share` is
+  // used up.
+  virtual std::optional<int> advance(Op&, uint32_t& /*share*/) { return -EOPNOTSUPP; }
+  // Submissions the kernel or the loop still has. The memory and descriptor they use stay until this is 0.
   uint32_t in_flight() const { return in_flight_; }
 
  private:
@@ -47,6 +53,7 @@ class OpQueue {
     *(head_ == nullptr ? &head_ : &tail_->next) = &op;
     tail_ = &op;
   }
+  Op& front() { return *head_; }
   Op& pop() {
     Op& op = *head_;
     head_ = op.next;
@@ -87,6 +94,10 @@ class UringLoop final : public Loop {
   io_uring_sqe& next_entry();
   // Sends the entry with the next submission, on behalf of `op`. The endpoint outlives the completion.
   void start(io_uring_sqe& entry, Op& op, OpKind kind, Endpoint& endpoint);
+  // Has `op` done on this thread, by the endpoint's advance(): in order, and a bounded share of it each turn,
+  // so that a large transfer neither keeps the sockets waiting nor pushes its neighbours out of the
+  // processor's cache. The endpoint outlives the completion.
+  void start_here(Op& op, Endpoint& endpoint);
   // Asks the kernel to end `op` early. It completes as ever: with -ECANCELED or what it came to before.
   void cancel_started(Op& op);
 
@@ -104,6 +115,7 @@ class UringLoop final : public Loop {
   void take_completions();
   void complete(Op& op, int result);
   void run_ready();
+  void run_here();
   void fire_timers();
   bool finished();
   void submit_and_wait();
@@ -111,10 +123,12 @@ class UringLoop final : public Loop {
   io_uring ring_{};
   bool ring_exists_ = false;
   bool enabled_ = false;
-  uint32_t in_flight_ = 0;  // submissions, the wake-up read included
+  uint32_t in_flight_ = 0;  // submissions, the wake-up read included, and what is done on this thread
   uint32_t offloads_ = 0;   // whose done has not run yet
   OpQueue posted_;
   OpQueue deferred_;
+  OpQueue here_;        // done on this thread, a share each turn
+  uint32_t share_ = 0;  // bytes of them left in this turn
   TimerHeap timers_;
 
   OwnEndpoint own_;

@@ -81,6 +81,7 @@ class ManualStream final : public io::Stream {
     receive_ = &op;
     into_ = into;
   }
+  void receive_all(io::Op& op, std::span<std::byte> into) override { receive(op, into); }
   void send(io::Op& op, std::span<iovec> parts) override {
     ASSERT_EQ(send_, nullptr);
     send_ = &op;

@@ -17,8 +17,8 @@ namespace {
 constexpr size_t kReceiveBytes = 256 * kKiB;
 // A receive is not started with less room than this, unless what is left over is moved to the front first.
 constexpr size_t kReceiveRoom = 64 * kKiB;
-// From this many missing bytes on, a payload is received straight into its own buffer. Below, one more copy
-// is cheaper than a receive that cannot also take the commands behind it.
+// From this many missing bytes on, a payload is received straight into its own buffer, in one receive. Below,
+// one more copy is cheaper than a receive that cannot also take the commands behind it.
 constexpr uint32_t kDirectBytes = 32 * kKiB;
 // A payload up to twice the limit is read and thrown away; a client that sends more is not worth it.
 constexpr uint32_t kDrainedPayload = 2 * limits::kNbdRequestBytes;
@@ -89,9 +89,15 @@ void Session::start_receive() {
       head_ = 0;
     }
     into = receive_buffer_.span().subspan(tail_);
+    // Another large WRITE is likely: without its first bytes here, all of its payload is received directly.
+    if (large_writes_ && head_ == tail_) into = into.first(kCommandBytes);
   }
   receiving_ = true;
-  stream_->receive(receive_op_, into);
+  if (direct_) {
+    stream_->receive_all(receive_op_, into);
+  } else {
+    stream_->receive(receive_op_, into);
+  }
 }
 
 void Session::on_received(int result) {
@@ -173,10 +179,14 @@ void Session::begin(const Command& command) {
   }
   if (!slot.refusal && phase_ == Phase::kDraining)
     slot.refusal = {kEshutdown, "the export is being shut down"};
-  if (command.type != kCmdWrite || command.length == 0) return perform(slot);
+  if (command.type != kCmdWrite || command.length == 0) {
+    large_writes_ = false;
+    return perform(slot);
+  }
   // A payload comes in any case; that of a refused command is skipped, so that the next command is found
   // behind it.
   if (!slot.refusal) attach_buffer(slot, command.length);
+  large_writes_ = command.length >= kDirectBytes;
   incoming_ = &slot;
   incoming_left_ = command.length;
 }
@@ -244,6 +254,8 @@ void Session::on_device_done(Slot& slot, Code code) {
     release(slot);
     return settle();
   }
+  // The next payload finds this memory still in the processor's cache.
+  if (slot.command.type == kCmdWrite) detach_buffer(slot);
   if (code == Code::kOk) {
     reply_success(slot);
   } else {
@@ -445,10 +457,16 @@ void Session::attach_buffer(Slot& slot, size_t bytes) {
   charged_ += bytes;
 }
 
-void Session::release(Slot& slot) {
-  ASSERT(used_ > 0 && charged_ >= slot.charged);
+void Session::detach_buffer(Slot& slot) {
+  ASSERT(charged_ >= slot.charged);
   if (slot.buffer.data() != nullptr) pool_.give(std::exchange(slot.buffer, io::Buffer()));
-  charged_ -= slot.charged;
+  slot.data = {};
+  charged_ -= std::exchange(slot.charged, 0);
+}
+
+void Session::release(Slot& slot) {
+  ASSERT(used_ > 0);
+  detach_buffer(slot);
   used_--;
   slot.after = std::exchange(free_, &slot);
 }

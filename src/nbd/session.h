@@ -16,10 +16,11 @@ namespace foreshadow::nbd {
 
 // Runs on one executor. Batches: one receive takes all that has arrived, every whole command in it goes to
 // the device, and all replies of a loop turn leave in one send. While a send is in flight the next batch
-// gathers.
+// gathers. A large payload is no batch: it is received by itself, into the buffer the device gets.
 //
 // Bounds: limits::kNbdInFlightRequests and kNbdInFlightBytes count from the parsing of a command until its
-// reply has been sent, so a client that does not read stops being read. The handshake, and the time to read
+// reply has been sent, so a client that does not read stops being read; the bytes of a WRITE only until the
+// device has them. The handshake, and the time to read
 // the last replies once the session is finishing, are each bounded by limits::kNbdHandshakeTime.
 //
 // Life: the host owns the session and deletes it in session_ended(), which is called exactly once and only
@@ -97,6 +98,7 @@ class Session {
 
   Slot& take_slot(const Command& command);
   void attach_buffer(Slot& slot, size_t bytes);
+  void detach_buffer(Slot& slot);
   void release(Slot& slot);
   void release_all(Slot* list);
 
@@ -116,6 +118,7 @@ class Session {
   Slot* incoming_ = nullptr;    // the WRITE whose payload is arriving
   uint32_t incoming_left_ = 0;  // bytes of it still to come
   bool direct_ = false;         // the receive in flight goes into incoming_'s own buffer
+  bool large_writes_ = false;   // the last command was a WRITE whose payload is received directly
   bool receiving_ = false;
   bool blocked_ = false;  // parsing waits for replies to be sent
 
