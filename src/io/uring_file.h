@@ -23,8 +23,8 @@ struct FileAccess {
 // thread; used and destroyed on the loop's (or destroyed anywhere, once nothing is in flight).
 //
 // On a disk every call becomes one submission to the ring; what a short transfer left over is submitted
-// again. In memory the ring would only pass the call to a kernel thread, so the loop copies itself, a share
-// each turn.
+// again. In memory the ring would only pass the call to a kernel thread, so the loop copies itself: a large
+// write a share each turn, all else inside the call. The completion is posted.
 class UringFile final : public File, private Endpoint {
  public:
   UringFile(UringLoop& loop, UniqueFd fd, uint64_t size, FileAccess access, Directory::Mode mode);

@@ -18,8 +18,8 @@ constexpr unsigned kCompletionEntries = 8192;
 // starve I/O.
 constexpr uint32_t kPostedPerTurn = 16384;
 
-// Bytes copied on the loop's own thread in one turn: 32 small transfers, and less than a client's socket
-// takes by default (208 KiB), so that it is emptied before the client finds it full.
+// Bytes that start_here() copies in one turn: less than a client's socket takes by default (208 KiB), so that
+// it is emptied before the client finds it full.
 constexpr uint32_t kBytesPerTurn = 128 * 1024;
 
 // Best first. SINGLE_ISSUER and DEFER_TASKRUN (Linux 6.1) let the kernel finish I/O inside our own wait,

@@ -95,8 +95,7 @@ class UringLoop final : public Loop {
   // Sends the entry with the next submission, on behalf of `op`. The endpoint outlives the completion.
   void start(io_uring_sqe& entry, Op& op, OpKind kind, Endpoint& endpoint);
   // Has `op` done on this thread, by the endpoint's advance(): in order, and a bounded share of it each turn,
-  // so that a large transfer neither keeps the sockets waiting nor pushes its neighbours out of the
-  // processor's cache. The endpoint outlives the completion.
+  // so that the sockets do not wait for a large one. The endpoint outlives the completion.
   void start_here(Op& op, Endpoint& endpoint);
   // Asks the kernel to end `op` early. It completes as ever: with -ECANCELED or what it came to before.
   void cancel_started(Op& op);
