@@ -9,6 +9,7 @@
 #include "app/commands.h"
 #include "app/describe.h"
 #include "app/json.h"
+#include "app/man_page.h"
 #include "app/output.h"
 #include "app/replay.h"
 #include "app/trace.h"
@@ -26,9 +27,8 @@ TEST(Json, WritesEveryKindOfValue) {
                   .set("s", "a\"b\\\n\x01")
                   .set("a", Json::array().add(1u).add(Json()))
                   .set("e", Json::object());
-  EXPECT_EQ(
-      json.line(),
-      R"({"n":18446744073709551615,"i":-5,"d":0.5,"nan":null,"b":true,"s":"a\"b\\\n\u0001",)"
+  EXPECT_EQ(json.line(),
+            R"({"n":18446744073709551615,"i":-5,"d":0.5,"nan":null,"b":true,"s":"a\"b\\\n\u0001",)"
             R"("a":[1,null],"e":{}})");
   EXPECT_EQ(Json::object().set("a", Json::array().add(1u)).pretty(), "{\n  \"a\": [\n    1\n  ]\n}");
 }
@@ -50,6 +50,35 @@ TEST(Output, WritesDurationsAsPeopleDo) {
   EXPECT_EQ(format_share(1, 0), "-");
   EXPECT_EQ(format_share(1, 4), "25%");
   EXPECT_EQ(printable("a\x1b[31m\n"), "a?[31m?");
+}
+
+// Every leaf of the parser has its section and its options there, as roff writes hyphens.
+void expect_in_page(const CLI::App& command, const std::string& path, const std::string& page) {
+  const auto escaped = [](std::string text) {
+    for (size_t at = 0; (at = text.find('-', at)) != std::string::npos; at += 2) text.replace(at, 1, "\\-");
+    return text;
+  };
+  const auto below = command.get_subcommands([](const CLI::App*) { return true; });
+  if (below.empty()) {
+    const size_t from = page.find("\n.SS " + escaped(path) + "\n");
+    ASSERT_NE(from, std::string::npos) << path;
+    const std::string section = page.substr(from, page.find("\n.S", from + 1) - from);
+    EXPECT_NE(section.find(escaped(command.get_description())), std::string::npos) << path;
+    for (const CLI::Option* option : command.get_options()) {
+      if (option->check_lname("help")) continue;
+      EXPECT_NE(section.find(escaped(option->get_description())), std::string::npos) << path;
+    }
+  }
+  for (const CLI::App* one : below) expect_in_page(*one, path + " " + one->get_name(), page);
+}
+
+TEST(ManPage, DescribesEveryCommandAndOption) {
+  Invocation invocation;
+  const auto parser = make_parser(invocation);
+  const std::string page = man_page(*parser, "1.2.3");
+  EXPECT_EQ(page.find(".TH FORESHADOW 1 \"\" \"foreshadow 1.2.3\""), 0u);
+  expect_in_page(*parser, "foreshadow", page);
+  EXPECT_NE(page.find("FORESHADOW_STATE"), std::string::npos);
 }
 
 TEST(Arguments, ParseDurations) {

@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "app/arguments.h"
+#include "app/man_page.h"
 #include "base/names.h"
 
 namespace foreshadow::app {
@@ -51,6 +52,14 @@ std::unique_ptr<CLI::App> make_parser(Invocation& invocation) {
   add_shadow_commands(*app, invocation);
   add_record_commands(*app, invocation);
   add_replay_command(*app, invocation);
+  CLI::App* man = app->add_subcommand("man", "Print the manual page foreshadow(1), for man -l -");
+  man->callback([&invocation, parser = app.get()] {
+    invocation.run = [&invocation, parser]() -> Status {
+      const std::string page = man_page(*parser, FORESHADOW_VERSION);
+      invocation.print(Json::object().set("page", page), page);
+      return {};
+    };
+  });
   CLI::App* version = app->add_subcommand("version", "Print the version");
   version->callback([&invocation] {
     invocation.run = [&invocation]() -> Status {
