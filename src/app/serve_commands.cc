@@ -30,6 +30,7 @@ namespace {
 struct ServeArguments {
   std::optional<agent::TcpAddress> nbd_tcp;
   std::vector<std::string> listen;     // control's, beside its socket
+  std::string http;                    // control's JSON API
   std::string control;                 // the agent's target
   std::optional<uint64_t> shadow_max;  // policy's largest rung
 };
@@ -112,6 +113,7 @@ Result<std::unique_ptr<control::Server>> start_control(const std::string& state,
   options.state_dir = state;
   options.listen = arguments.listen;
   options.listen.insert(options.listen.begin(), "unix:" + control_socket(state));
+  options.http = arguments.http;
   options.version = FORESHADOW_VERSION;
   if (arguments.shadow_max) {
     options.policy.shadow_max = std::max(*arguments.shadow_max, limits::kSegmentSizeMin);
@@ -160,6 +162,13 @@ void say(const std::string& text) {
   std::fflush(stdout);
 }
 
+std::string control_lines(const control::Server& server) {
+  std::string out;
+  for (const std::string& address : server.addresses()) out += fmt::format("control  {}\n", address);
+  if (!server.http_address().empty()) out += fmt::format("HTTP     {}\n", server.http_address());
+  return out;
+}
+
 std::string agent_lines(agent::Agent& agent) {
   std::string out;
   for (const std::string& address : agent.nbd_addresses()) out += fmt::format("NBD      {}\n", address);
@@ -176,7 +185,7 @@ Status up(const Invocation& invocation, ServeArguments arguments) {
   ASSIGN_OR_RETURN(const std::unique_ptr<AgentThread> agent, AgentThread::start(options));
   TRY(wait_for_agent(state));
   std::string text = fmt::format("foreshadow {} is up\n", FORESHADOW_VERSION);
-  for (const std::string& address : server->addresses()) text += fmt::format("control  {}\n", address);
+  text += control_lines(*server);
   text += agent_lines(agent->agent());
   text += fmt::format("next: foreshadow --state {} volume create NAME --size 1TiB --primary 256MiB\n", state);
   say(text);
@@ -191,7 +200,7 @@ Status run_control(const Invocation& invocation, const ServeArguments& arguments
   StopSignal signal;
   ASSIGN_OR_RETURN(const std::unique_ptr<control::Server> server, start_control(state, arguments));
   std::string text = fmt::format("foreshadow {} control is up\n", FORESHADOW_VERSION);
-  for (const std::string& address : server->addresses()) text += fmt::format("control  {}\n", address);
+  text += control_lines(*server);
   text += fmt::format("next: foreshadow agent --state AGENT_DIR --control {}\n", server->addresses().back());
   say(text);
   signal.wait();
@@ -221,6 +230,10 @@ void add_serve_commands(CLI::App& app, Invocation& invocation) {
   };
   const auto add_listen = [&](CLI::App* command) {
     command->add_option("--listen", arguments->listen, "Let control listen on this loopback address too")
+        ->type_name("HOST:PORT");
+    command
+        ->add_option("--http", arguments->http,
+                     "Serve control's API as JSON over HTTP on this loopback address")
         ->type_name("HOST:PORT");
     add_parsed(*command, "--shadow-max", &arguments->shadow_max, parse_size,
                "The largest shadow to grant (64GiB)")

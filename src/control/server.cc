@@ -6,12 +6,14 @@
 #include <sys/stat.h>
 
 #include <mutex>
+#include <optional>
 #include <utility>
 
 #include "base/limits.h"
 #include "base/log.h"
 #include "control/control_service.h"
 #include "control/core.h"
+#include "control/http_gateway.h"
 #include "control/listen_address.h"
 #include "control/session_service.h"
 
@@ -44,6 +46,11 @@ class GrpcServer final : public Server {
     return core_.reconciler.load();
   }
   Status listen(const std::vector<ListenAddress>& addresses);
+  Status listen_http(const ListenAddress& address) {
+    ASSIGN_OR_RETURN(http_, HttpGateway::start(address, server_->InProcessChannel(grpc::ChannelArguments())));
+    http_address_ = http_->address();
+    return {};
+  }
 
   void stop() override {
     const std::lock_guard once(stop_mutex_);
@@ -57,11 +64,13 @@ class GrpcServer final : public Server {
       core_.changed.notify_all();
     }
     server_->Shutdown(std::chrono::system_clock::now() + limits::kShutdownTime);
+    http_.reset();  // its calls have ended with the server's
     server_->Wait();
     server_.reset();
   }
 
   const std::vector<std::string>& addresses() const override { return addresses_; }
+  const std::string& http_address() const override { return http_address_; }
 
  private:
   Core core_;
@@ -69,7 +78,9 @@ class GrpcServer final : public Server {
   ControlService control_;
   std::mutex stop_mutex_;
   std::unique_ptr<grpc::Server> server_;  // null once stopped
+  std::unique_ptr<HttpGateway> http_;     // null without, and once stopped
   std::vector<std::string> addresses_;
+  std::string http_address_;
 };
 
 Status GrpcServer::listen(const std::vector<ListenAddress>& addresses) {
@@ -119,6 +130,10 @@ Result<std::unique_ptr<Server>> Server::start(const ServerOptions& options) {
     ASSIGN_OR_RETURN(ListenAddress address, parse_listen_address(text));
     addresses.push_back(std::move(address));
   }
+  std::optional<ListenAddress> http;
+  if (!options.http.empty()) {
+    ASSIGN_OR_RETURN(http, parse_listen_address(options.http));
+  }
   ASSIGN_OR_RETURN(auto store, Store::open(options.state_dir, options.clock()));
   ReconcilerOptions reconciler;
   reconciler.clock = options.clock;
@@ -131,6 +146,7 @@ Result<std::unique_ptr<Server>> Server::start(const ServerOptions& options) {
   auto server = std::make_unique<GrpcServer>(std::move(store), std::move(reconciler), options.ack_timeout);
   TRY(server->load());
   TRY(server->listen(addresses));
+  if (http) TRY(server->listen_http(*http));
   return server;
 }
 

@@ -17,6 +17,7 @@ namespace foreshadow::control {
 struct ServerOptions {
   std::string state_dir;            // made, mode 0700, if absent
   std::vector<std::string> listen;  // "unix:/path" (mode 0600), "127.0.0.1:port"; at least one
+  std::string http;                 // as one of `listen`, but no socket; empty: no HTTP
   std::string version = "0.1.0";
   uint32_t metrics_interval_ms = 1000;
   policy::Config policy;
@@ -38,6 +39,7 @@ class Server {
   virtual void stop() = 0;
   // As listened on, a port that the kernel picked filled in.
   virtual const std::vector<std::string>& addresses() const = 0;
+  virtual const std::string& http_address() const = 0;  // "http://127.0.0.1:8080"; empty without
 };
 
 }  // namespace foreshadow::control
