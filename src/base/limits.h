@@ -28,9 +28,8 @@ inline constexpr uint32_t kNbdExtents = 1u << 16;           // descriptors in on
 inline constexpr std::chrono::seconds kNbdHandshakeTime{10};
 
 // Journal and engine.
-inline constexpr size_t kBatchRecords = 16384;   // map records in one commit batch
-inline constexpr size_t kRequestClusters = 513;  // clusters one engine step may touch (32 MiB + 1)
-inline constexpr size_t kHeldRequests = 4096;    // waiting at the wall, per volume
+inline constexpr size_t kBatchRecords = 16384;  // map records in one commit batch
+inline constexpr size_t kHeldRequests = 4096;   // waiting at the wall, per volume
 
 // Control plane.
 inline constexpr size_t kRpcMessageBytes = 4u << 20;
