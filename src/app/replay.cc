@@ -37,8 +37,8 @@ class Replay {
       : ops_(ops),
         speed_(speed),
         handle_(handle),
-        written_(limits::kNbdRequestBytes),
-        read_(limits::kNbdRequestBytes) {
+        written_(limits::kNbdAnnouncedBytes),
+        read_(limits::kNbdAnnouncedBytes) {
     // Something that neither compresses to nothing nor repeats within a block.
     uint32_t state = 1;
     for (char& c : written_) {
@@ -121,7 +121,7 @@ int64_t Replay::send(const TraceOp& op, uint64_t offset, uint64_t length, nbd_co
 // Sends the next request of `op`; true when it was the last.
 bool Replay::send_part(const TraceOp& op) {
   const bool moves = op.kind == 'R' || op.kind == 'W';
-  const uint64_t most = moves ? limits::kNbdRequestBytes : kUnmapBytes;
+  const uint64_t most = moves ? limits::kNbdAnnouncedBytes : kUnmapBytes;
   const uint64_t length = op.kind == 'F' ? 0 : std::min(op.length - part_, most);
   nbd_completion_callback callback{};
   callback.callback = on_completion;

@@ -16,8 +16,11 @@ inline constexpr size_t kSegments = 64;                  // rows of a volume's s
 inline constexpr size_t kVolumes = 1024;                 // served by one agent
 inline constexpr size_t kPools = 64;
 
-// NBD. The request size is what clients of the protocol may assume; the rest bounds a hostile peer.
-inline constexpr uint32_t kNbdRequestBytes = 32u << 20;     // payload of one READ or WRITE
+// NBD. Clients that ask are told kNbdAnnouncedBytes, what every client of the protocol may assume. Some, old
+// ones above all, do not ask, and send more: that is served up to kNbdRequestBytes. The rest bounds a hostile
+// peer.
+inline constexpr uint32_t kNbdAnnouncedBytes = 32u << 20;   // payload of one READ or WRITE
+inline constexpr uint32_t kNbdRequestBytes = 64u << 20;     // payload of one READ or WRITE
 inline constexpr uint32_t kNbdOptions = 32;                 // options in one handshake
 inline constexpr uint32_t kNbdOptionBytes = 8192;           // one option's payload
 inline constexpr uint32_t kNbdMetaQueries = 64;             // queries in one SET_META_CONTEXT

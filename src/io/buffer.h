@@ -33,7 +33,7 @@ class Buffer {
   std::unique_ptr<std::byte, Free> data_;
 };
 
-// Recycles buffers of a few size classes (4 KiB times a power of two, to 64 MiB), so that the hot path does
+// Recycles buffers of a few size classes (4 KiB times a power of two, to 128 MiB), so that the hot path does
 // not allocate. Single-threaded. Keeps at most `keep_bytes` idle.
 class BufferPool {
  public:
@@ -43,7 +43,7 @@ class BufferPool {
   void give(Buffer buffer);
 
  private:
-  static constexpr size_t kClasses = 15;
+  static constexpr size_t kClasses = 16;
   static size_t class_of(size_t bytes);
   std::vector<Buffer> idle_[kClasses];
   size_t idle_bytes_ = 0;

@@ -33,7 +33,7 @@ std::string text_of(ByteView bytes) {
 
 // The protocol wants a power of two, at least 512 and not above the maximum payload.
 uint32_t preferred_block(const block::DeviceInfo& info) {
-  return std::bit_ceil(std::clamp(info.preferred_block, 512u, limits::kNbdRequestBytes));
+  return std::bit_ceil(std::clamp(info.preferred_block, 512u, limits::kNbdAnnouncedBytes));
 }
 
 }  // namespace
@@ -154,7 +154,7 @@ void Handshake::on_info(uint32_t option, ByteView payload, Bytes& out) {
     answer(encode_info_text(kInfoDescription, std::string_view(info.description).substr(0, kStringBytes)));
   }
   if (request->wants(kInfoBlockSize)) {
-    answer(encode_info_block_size(BlockSizeInfo{1, preferred_block(info), limits::kNbdRequestBytes}));
+    answer(encode_info_block_size(BlockSizeInfo{1, preferred_block(info), limits::kNbdAnnouncedBytes}));
   }
   ack(out, option);
   if (option == kOptGo) {

@@ -33,7 +33,7 @@ TEST(NbdSession, WhatWasWrittenIsRead) {
 }
 
 TEST(NbdSession, TheLargestRequestsPass) {
-  TestServer server;
+  TestServer server(kMax + 4096);
   TestClient client = server.client();
   const Bytes data = pattern(kMax, 3);
   EXPECT_EQ(client.write(4096, data), 0u);

@@ -4,6 +4,7 @@
 
 #include <fstream>
 
+#include "base/limits.h"
 #include "volume/test_rig.h"
 
 namespace foreshadow::volume {
@@ -37,6 +38,19 @@ TEST(Volume, ReadsBackWhatWasWrittenAtAnyAlignment) {
   EXPECT_EQ(rig.write(0, 100, 9), Code::kOk);  // read-modify-write of what is there
   EXPECT_TRUE(rig.holds(0, 100, 9));
   EXPECT_TRUE(rig.holds(100, 3996, 1));
+  EXPECT_TRUE(rig.findings().empty());
+}
+
+TEST(Volume, TakesTheLargestRequestsAtAnyAlignment) {
+  Rig rig;
+  rig.create(kGiB, 160 * kMiB);
+  uint8_t fill = 1;
+  for (const uint64_t offset : {uint64_t{0}, 4 * kMiB + 1}) {
+    ASSERT_EQ(rig.write(offset, limits::kNbdRequestBytes, fill), Code::kOk);
+    EXPECT_TRUE(rig.holds(offset, limits::kNbdRequestBytes, fill));
+    ++fill;
+  }
+  EXPECT_TRUE(rig.holds(4 * kMiB, 1, 1));
   EXPECT_TRUE(rig.findings().empty());
 }
 
