@@ -1,6 +1,10 @@
 """The control API as JSON over HTTP: the answers of gRPC, and a refusal for what is no call of it."""
+import contextlib
+import gzip
 import json
+import resource
 import socket
+import time
 import urllib.error
 import urllib.request
 
@@ -28,8 +32,30 @@ class Client:
             assert error.headers["Content-Type"] == "application/json", error.headers
             return error.code, json.loads(error.read())
 
+    @property
+    def address(self):
+        host, port = self.base.removeprefix("http://").split(":")
+        return host, int(port)
+
+    def open(self):
+        return socket.create_connection(self.address, timeout=support.DEADLINE)
+
     def call(self, method, **fields):
         return self.ask(SERVICE + method, json.dumps(fields).encode())
+
+
+def take_all(raw):
+    """What comes until the server closes."""
+    out = b""
+    with contextlib.suppress(ConnectionError):
+        while part := raw.recv(65536):
+            out += part
+    return out
+
+
+def resident(server):
+    with open(f"/proc/{server.process.pid}/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
 
 
 def start(sandbox):
@@ -79,28 +105,77 @@ def refusals(sandbox):
     ]
     for number, ((status, error), expected, part) in enumerate(cases):
         assert status == expected and part in error["message"], (number, status, error)
-    # Too large, and said so before it is read: the status, or an end of the connection, but no answer of 200.
-    try:
-        status, _ = client.ask(good, b" " * (5 * MIB))
-        assert status == 413, status
-    except (urllib.error.URLError, ConnectionError):
-        pass
+    status, error = client.ask(good, b" " * (5 * MIB))
+    assert status == 429 and "4194304" in error["message"], (status, error)
+    assert client.ask(good, gzip.compress(b"{}"), {**JSON, "Content-Encoding": "gzip"})[0] == 400
     # What is no HTTP at all.
-    host, port = client.base.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=support.DEADLINE) as raw:
+    with client.open() as raw:
         raw.sendall(b"\x00\x01NBDMAGIC\r\n\r\n")
-        raw.recv(4096)
+        take_all(raw)
     assert client.ask(good)[0] == 200
+    host, port = client.address
     # The port is taken; nothing else is an address.
-    for address, part in ((f"{host}:{port}", port), ("0.0.0.0:0", '"0.0.0.0:0"'), ("unix:/tmp/x", "port")):
+    taken = f"{host}:{port}"
+    for address, part in ((taken, str(port)), ("0.0.0.0:0", '"0.0.0.0:0"'), ("unix:/tmp/x", "port")):
         other = support.run(support.BINARY, "--state", sandbox.path / "other", "up", "--http", address,
                             ok=False)
         assert other.returncode == 1 and part in other.stderr, other.stderr
         assert other.stderr.count("foreshadow: ") == 1, other.stderr
-    # Stops with a connection open that says nothing.
-    with socket.create_connection((host, int(port)), timeout=support.DEADLINE):
+
+
+def smuggling(sandbox):
+    """Whatever is wrong with a request, what stands in its body is never taken for a request of its own."""
+    server, client = start(sandbox)
+    server.create("db", size="1GiB", primary="16MiB")
+    inner = b'{"name":"db"}'
+    hidden = (f"POST {SERVICE}DeleteVolume HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+              f"Content-Length: {len(inner)}\r\n\r\n").encode() + inner
+    body = b" " * 4200 + b"\r\n" + hidden
+    chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    path = SERVICE + "GetStatus"
+    cases = [
+        ("/" + "a" * 8300, [], body),
+        ("/" + "a" * 70000, [], body),
+        (path, ["X: " + "a" * 9000], body),
+        (path, ["X: " + "a" * 70000], body),
+        (path, ["Range: bytes=9-1,-"], body),
+        (path, ["Content-Length: 0"], body),
+        (path, ["Content-Length: -1"], body),
+        (path, ["Transfer-Encoding: chunked"], chunked),
+        (path, ["Transfer-Encoding: chunked", "Content-Length: 4"], chunked),
+        (path, ["Transfer-Encoding : chunked"], chunked),
+        (path, ["Expect: 100-continue"], body),
+    ]
+    for target, extra, sent in cases:
+        for kind in ("text/plain", "application/json"):
+            lines = [f"POST {target} HTTP/1.1", "Host: 127.0.0.1", f"Content-Type: {kind}", *extra]
+            if not any(line.startswith(("Content-Length", "Transfer")) for line in extra):
+                lines.append(f"Content-Length: {len(sent)}")
+            with client.open() as raw, contextlib.suppress(ConnectionError):
+                raw.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + sent)
+                assert take_all(raw).count(b"HTTP/1.1 200") <= 1, (target[:40], extra)
+            assert [volume["name"] for volume in server.cli("volume", "list")] == ["db"], (target[:40], extra)
+
+
+def slow_clients(sandbox):
+    """Who says little or nothing, or too much, neither fills the memory nor holds up the server's stop."""
+    server, client = start(sandbox)
+    before = resident(server)
+    with contextlib.ExitStack() as stack:
+        silent = [stack.enter_context(client.open()) for _ in range(8)]
+        silent[0].sendall(b"POST / HTTP/1.1\r\nHost:")
+        greedy = stack.enter_context(client.open())
+        greedy.sendall((f"POST {SERVICE}GetStatus HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+                        "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n").encode())
+        for _ in range(128):
+            greedy.sendall(b"100000\r\n" + b" " * MIB + b"\r\n")
+        assert client.ask(SERVICE + "GetStatus")[0] == 200
+        assert resident(server) < before + 64 * MIB, (before, resident(server))
+        began = time.monotonic()
         server.stop()
+        assert time.monotonic() - began < 20
 
 
 if __name__ == "__main__":
-    support.main({"calls": calls, "refusals": refusals})
+    support.main({"calls": calls, "refusals": refusals, "smuggling": smuggling,
+                  "slow_clients": slow_clients})

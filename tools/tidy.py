@@ -47,13 +47,13 @@ QUARANTINE = [
     (r"(thread|mutex|shared_mutex|condition_variable|atomic|future|semaphore|latch|barrier|stop_token)$",
      THREAD_HOMES),
     (r"pthread\.h$", THREAD_HOMES),
-    (r"(sqlite3|httplib)\.h$", {"control"}),
+    (r"(sqlite3|microhttpd)\.h$", {"control"}),
     (r"(rbd|rados)/", {"block"}),
     (r"spdlog/", {"base/log.cc"}),
     (r"isa-l(/|\.h$)", {"base/crc32c.cc"}),
 ]
 # Headers that only one file of their folder may include: pattern, folder, fewest files once it has code.
-ONE_FILE = [(r"sqlite3\.h$", "control", 1), (r"httplib\.h$", "control", 0), (r"(rbd|rados)/", "block", 0)]
+ONE_FILE = [(r"sqlite3\.h$", "control", 1), (r"microhttpd\.h$", "control", 0), (r"(rbd|rados)/", "block", 0)]
 
 CLOCK = re.compile(
     r"\b(?:system|steady|high_resolution)_clock\s*::\s*now\b"

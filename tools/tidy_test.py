@@ -96,7 +96,7 @@ class Quarantine(TidyCase):
         ("google/protobuf/message.h", "agent control app"), ("foreshadow/v1/agent.pb.h", "agent control app"),
         ("liburing.h", "io app"), ("sys/socket.h", "io app"), ("fcntl.h", "io app"), ("unistd.h", "io app"),
         ("sys/un.h", "io app"), ("netinet/in.h", "io app"), ("arpa/inet.h", "io app"),
-        ("sys/uio.h", "io nbd app"), ("sqlite3.h", "control"), ("httplib.h", "control"),
+        ("sys/uio.h", "io nbd app"), ("sqlite3.h", "control"), ("microhttpd.h", "control"),
         ("rbd/librbd.h", "block"), ("rados/librados.h", "block"),
         ("spdlog/spdlog.h", ""), ("isa-l/crc.h", ""), ("isa-l.h", ""),
     ] + [(name, "io backtest agent control app") for name in
@@ -124,9 +124,10 @@ class Quarantine(TidyCase):
         self.accepts("src/agent/a.cc", '#include "foreshadow/v1/agent.pb.h"\n')
 
     def test_second_file(self):
-        for folder, name in (("control", "sqlite3.h"), ("control", "httplib.h"), ("block", "rbd/librbd.h")):
+        for folder, name in (("control", "sqlite3.h"), ("control", "microhttpd.h"),
+                             ("block", "rbd/librbd.h")):
             text = f"#include <{name}>\n"
-            store = {"src/control/store.cc": "#include <sqlite3.h>\n"} if name == "httplib.h" else {}
+            store = {"src/control/store.cc": "#include <sqlite3.h>\n"} if name == "microhttpd.h" else {}
             self.assertEqual(self.found({f"src/{folder}/a.cc": text, f"src/{folder}/b.cc": text, **store}),
                              [f"src/{folder}/b.cc:1: quarantine"])
 

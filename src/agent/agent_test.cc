@@ -235,6 +235,8 @@ TEST_F(AgentTest, GrantsActivatesAndMergesOnceEachHoweverOftenAsked) {
   for (int i = 0; i < 2; ++i) {
     expect_state(control_->ask(activate_intent(volume, shadow)), v1::SEGMENT_STATE_ACTIVE);
   }
+  // The outcome of an old intent again, with what the volume looks like now.
+  expect_state(control_->ask(grant), v1::SEGMENT_STATE_ACTIVE);
   Client client(nbd_socket(), "db");
   const std::string data(65536, 's');
   ASSERT_TRUE(client.write(0, data));

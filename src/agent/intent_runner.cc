@@ -87,7 +87,12 @@ v1::Ack IntentRunner::make_ack(const std::string& intent, const Status& status) 
 
 void IntentRunner::take(v1::Intent intent) {
   const std::string& id = intent.id();
-  if (const v1::Ack* known = answers_.find(id)) return answer_(*known);
+  if (const v1::Ack* known = answers_.find(id)) {
+    v1::Ack again = *known;  // the outcome was then, what the volume looks like is now
+    again.clear_volume();
+    add_report(about(intent), &again);
+    return answer_(std::move(again));
+  }
   if (running_.contains(id)) return;  // its answer is on the way
   if (id.empty() || id.size() > limits::kIntentIdBytes) {
     return answer_(

@@ -23,9 +23,9 @@ inline constexpr size_t kIdLength = 128;            // an agent's id, host or ve
 inline constexpr size_t kDirectoryLength = 4095;    // a pool's directory
 inline constexpr uint32_t kHoldTimeoutMaxMs = 600'000;
 inline constexpr uint32_t kHoldTimeoutDefaultMs = 60'000;
-inline constexpr size_t kHttpThreads = 16;                // connections served at once; more wait
-inline constexpr std::chrono::seconds kHttpReadTime{5};   // for a request that has begun to come in whole
-inline constexpr std::chrono::seconds kHttpIdleTime{2};   // for one to begin; stopping waits as long
+inline constexpr size_t kHttpConnections = 16;            // one request and one thread each; more wait
+inline constexpr size_t kHttpHeadBytes = 32 * 1024;       // of a request: its first line and headers
+inline constexpr std::chrono::seconds kHttpIdleTime{5};   // without a byte, before a connection is closed
 inline constexpr std::chrono::seconds kHttpCallTime{60};  // above kAckTimeout, which tells more
 inline constexpr std::chrono::seconds kAckTimeout{30};
 inline constexpr std::chrono::seconds kShutdownTime{2};

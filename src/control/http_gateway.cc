@@ -7,14 +7,14 @@
 #include <google/protobuf/wrappers.pb.h>
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/impl/codegen/proto_utils.h>
-#include <httplib.h>
+#include <microhttpd.h>
+#include <netdb.h>
 
+#include <algorithm>
 #include <array>
-#include <atomic>
 #include <chrono>
 #include <future>
 #include <string_view>
-#include <thread>
 #include <utility>
 
 #include "base/limits.h"
@@ -70,13 +70,16 @@ std::string printable(std::string text) {
   return text;
 }
 
-void answer_error(httplib::Response& response, const grpc::Status& status) {
+struct Answer {
+  int http = 200;
+  std::string body;
+};
+
+Answer error_answer(const grpc::Status& status) {
   const auto code = static_cast<size_t>(status.error_code());
   const CodeRow& row = kCodes[code < kCodes.size() ? code : size_t{grpc::StatusCode::UNKNOWN}];
-  response.status = row.http;
-  response.set_content(
-      fmt::format("{{\"code\":\"{}\",\"message\":{}}}\n", row.name, json_string(status.error_message())),
-      kJson);
+  return {row.http,
+          fmt::format("{{\"code\":\"{}\",\"message\":{}}}\n", row.name, json_string(status.error_message()))};
 }
 
 // "127.0.0.1:8080", "[::1]:8080" and "localhost" are; a name of somebody else's that leads here is not.
@@ -87,17 +90,37 @@ bool is_loopback_host(const std::string& host) {
   return parsed && parsed->unix_path.empty();
 }
 
-grpc::Status refuse_foreigner(const httplib::Request& request) {
-  if (!is_loopback_host(request.get_header_value("Host"))) {
+// A request from its head to its answer.
+struct Exchange {
+  std::string body;
+};
+
+std::string header(MHD_Connection* connection, const char* name) {
+  const char* value = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, name);
+  return value == nullptr ? std::string() : value;
+}
+
+// What the head of a request tells, before any of its body is read.
+grpc::Status check_head(MHD_Connection* connection, const std::string& method, const std::string& path) {
+  if (!is_loopback_host(header(connection, "Host"))) {
     return {grpc::PERMISSION_DENIED, fmt::format("Host {}: expected a loopback address or localhost",
-                                                 foreshadow::quoted(request.get_header_value("Host")))};
+                                                 foreshadow::quoted(header(connection, "Host")))};
   }
-  const std::string type = request.get_header_value("Content-Type");
+  if (method != "POST") {
+    return {grpc::NOT_FOUND, fmt::format("{} {}: expected POST /{}/METHOD", foreshadow::quoted(method),
+                                         foreshadow::quoted(path), kService)};
+  }
+  const std::string type = header(connection, "Content-Type");
   if (type != kJson && type.rfind("application/json;", 0) != 0) {
     return {grpc::INVALID_ARGUMENT,
             fmt::format("Content-Type {}: expected application/json", foreshadow::quoted(type))};
   }
   return grpc::Status::OK;
+}
+
+grpc::Status too_large() {
+  return {grpc::RESOURCE_EXHAUSTED,
+          fmt::format("body: expected at most {} bytes", foreshadow::limits::kRpcMessageBytes)};
 }
 
 class Gateway final : public HttpGateway {
@@ -109,75 +132,102 @@ class Gateway final : public HttpGateway {
 
   Status listen(const ListenAddress& address);
   void stop() override {
-    if (!thread_.joinable()) return;
-    // Its stop() does nothing to a server whose thread has not come to accept yet.
-    while (!server_.is_running() && !ended_) std::this_thread::yield();
-    server_.stop();
-    thread_.join();
+    if (daemon_ != nullptr) MHD_stop_daemon(std::exchange(daemon_, nullptr));
   }
   const std::string& address() const override { return address_; }
 
  private:
   using Stub = grpc::TemplatedGenericStub<pb::Message, pb::Message>;
-  grpc::Status call(const httplib::Request& request, std::string* json);
+  static MHD_Result on_request(void* self, MHD_Connection* connection, const char* url, const char* method,
+                               const char* version, const char* data, size_t* data_size, void** exchange);
+  static void on_completed(void* self, MHD_Connection* connection, void** exchange,
+                           MHD_RequestTerminationCode code);
+  static MHD_Result send(MHD_Connection* connection, const Answer& answer);
+  grpc::Status call(const std::string& path, const std::string& body, std::string* json);
 
   Stub stub_;
   const pb::ServiceDescriptor* service_;
-  httplib::Server server_;
-  std::thread thread_;
-  std::atomic<bool> ended_ = false;
+  MHD_Daemon* daemon_ = nullptr;
   std::string address_;
 };
 
 Status Gateway::listen(const ListenAddress& address) {
-  server_.set_payload_max_length(foreshadow::limits::kRpcMessageBytes);
-  server_.set_read_timeout(limits::kHttpReadTime);
-  server_.set_keep_alive_timeout(limits::kHttpIdleTime.count());
-  server_.new_task_queue = [] { return new httplib::ThreadPool(limits::kHttpThreads); };
-  // The library's own options would let two control planes share the port without noticing.
-  server_.set_socket_options([](int socket) {
-    const int on = 1;
-    ::setsockopt(socket, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-  });
-  server_.Post("/.*", [this](const httplib::Request& request, httplib::Response& response) {
-    std::string json;
-    grpc::Status status = refuse_foreigner(request);
-    if (status.ok()) status = call(request, &json);
-    if (!status.ok()) return answer_error(response, status);
-    response.set_content(json + "\n", kJson);
-  });
-  server_.set_error_handler([](const httplib::Request& request, httplib::Response& response) {
-    if (!response.body.empty()) return;
-    const int status = response.status;
-    answer_error(response, {status == 413 ? grpc::RESOURCE_EXHAUSTED : grpc::INVALID_ARGUMENT,
-                            fmt::format("{} {}: expected POST /{}/METHOD with a body of at most {} bytes",
-                                        foreshadow::quoted(request.method), foreshadow::quoted(request.path),
-                                        kService, foreshadow::limits::kRpcMessageBytes)});
-    response.status = status;
-  });
-  const int port = address.port == 0                                  ? server_.bind_to_any_port(address.host)
-                   : server_.bind_to_port(address.host, address.port) ? address.port
-                                                                      : -1;
-  if (port <= 0) return fail(Code::kBusy, fmt::format("cannot listen on http://{}", address.grpc()));
+  const bool ipv6 = address.host.find(':') != std::string::npos;
+  addrinfo hints{};
+  hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  if (::getaddrinfo(address.host.c_str(), std::to_string(address.port).c_str(), &hints, &found) != 0) {
+    return fail(Code::kInvalidArgument,
+                fmt::format("http address {}: expected a numeric one", foreshadow::quoted(address.host)));
+  }
+  const unsigned flags = MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_POLL |
+                         (ipv6 ? MHD_USE_IPv6 : MHD_NO_FLAG);
+  daemon_ =
+      MHD_start_daemon(flags, address.port, nullptr, nullptr, &Gateway::on_request, this,  //
+                       MHD_OPTION_SOCK_ADDR, found->ai_addr,                               //
+                       MHD_OPTION_CONNECTION_LIMIT, static_cast<unsigned>(limits::kHttpConnections),
+                       MHD_OPTION_CONNECTION_TIMEOUT, static_cast<unsigned>(limits::kHttpIdleTime.count()),
+                       MHD_OPTION_CONNECTION_MEMORY_LIMIT, limits::kHttpHeadBytes,  //
+                       MHD_OPTION_STRICT_FOR_CLIENT, 1,                             //
+                       MHD_OPTION_NOTIFY_COMPLETED, &Gateway::on_completed, this, MHD_OPTION_END);
+  ::freeaddrinfo(found);
+  if (daemon_ == nullptr) return fail(Code::kBusy, fmt::format("cannot listen on http://{}", address.grpc()));
   ListenAddress bound = address;
-  bound.port = static_cast<uint16_t>(port);
+  bound.port = MHD_get_daemon_info(daemon_, MHD_DAEMON_INFO_BIND_PORT)->port;
   address_ = "http://" + bound.grpc();
-  thread_ = std::thread([this] {
-    if (!server_.listen_after_bind()) log::error("{} is served no more", address_);
-    ended_ = true;
-  });
   log::info("control listens on {}", address_);
   return {};
 }
 
-grpc::Status Gateway::call(const httplib::Request& request, std::string* json) {
+// Called once for the head, then for each part of the body, then once more: that is when the call is made. An
+// answer before that ends the connection, so that what follows is never taken for a request.
+MHD_Result Gateway::on_request(void* self, MHD_Connection* connection, const char* url, const char* method,
+                               const char* /*version*/, const char* data, size_t* data_size,
+                               void** exchange) {
+  if (*exchange == nullptr) {
+    const grpc::Status status = check_head(connection, method, url);
+    if (!status.ok()) return send(connection, error_answer(status));
+    *exchange = new Exchange();
+    return MHD_YES;
+  }
+  std::string& body = static_cast<Exchange*>(*exchange)->body;
+  if (*data_size > 0) {
+    // One byte too many is kept, as a mark.
+    body.append(data, std::min(*data_size, foreshadow::limits::kRpcMessageBytes + 1 - body.size()));
+    *data_size = 0;
+    return MHD_YES;
+  }
+  Answer answer;
+  const grpc::Status status = body.size() > foreshadow::limits::kRpcMessageBytes
+                                  ? too_large()
+                                  : static_cast<Gateway*>(self)->call(url, body, &answer.body);
+  return send(connection, status.ok() ? answer : error_answer(status));
+}
+
+void Gateway::on_completed(void*, MHD_Connection*, void** exchange, MHD_RequestTerminationCode) {
+  delete static_cast<Exchange*>(std::exchange(*exchange, nullptr));
+}
+
+MHD_Result Gateway::send(MHD_Connection* connection, const Answer& answer) {
+  // The library copies the body, and never writes through the pointer.
+  MHD_Response* response = MHD_create_response_from_buffer(
+      answer.body.size(), const_cast<char*>(answer.body.data()), MHD_RESPMEM_MUST_COPY);
+  if (response == nullptr) return MHD_NO;
+  MHD_add_response_header(response, "Content-Type", kJson);
+  MHD_add_response_header(response, "Connection", "close");
+  const MHD_Result queued = MHD_queue_response(connection, static_cast<unsigned>(answer.http), response);
+  MHD_destroy_response(response);
+  return queued;
+}
+
+grpc::Status Gateway::call(const std::string& path, const std::string& body, std::string* json) {
   const std::string prefix = fmt::format("/{}/", kService);
-  const pb::MethodDescriptor* method = request.path.rfind(prefix, 0) == 0
-                                           ? service_->FindMethodByName(request.path.substr(prefix.size()))
-                                           : nullptr;
+  const pb::MethodDescriptor* method =
+      path.rfind(prefix, 0) == 0 ? service_->FindMethodByName(path.substr(prefix.size())) : nullptr;
   if (method == nullptr) {
     return {grpc::NOT_FOUND, fmt::format("path {}: expected {}METHOD, a method of {}",
-                                         foreshadow::quoted(request.path), prefix, kService)};
+                                         foreshadow::quoted(path), prefix, kService)};
   }
   if (method->server_streaming() || method->client_streaming()) {
     return {grpc::UNIMPLEMENTED, fmt::format("{} streams; it is there over gRPC only", method->name())};
@@ -185,7 +235,7 @@ grpc::Status Gateway::call(const httplib::Request& request, std::string* json) {
   pb::MessageFactory* factory = pb::MessageFactory::generated_factory();
   const std::unique_ptr<pb::Message> in(factory->GetPrototype(method->input_type())->New());
   const std::unique_ptr<pb::Message> out(factory->GetPrototype(method->output_type())->New());
-  const auto parsed = pb::util::JsonStringToMessage(request.body.empty() ? "{}" : request.body, in.get());
+  const auto parsed = pb::util::JsonStringToMessage(body.empty() ? "{}" : body, in.get());
   if (!parsed.ok()) {
     return {grpc::INVALID_ARGUMENT, fmt::format("body: expected {} as JSON: {}", method->input_type()->name(),
                                                 printable(std::string(parsed.message())))};
@@ -193,7 +243,7 @@ grpc::Status Gateway::call(const httplib::Request& request, std::string* json) {
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + limits::kHttpCallTime);
   std::promise<grpc::Status> done;
-  stub_.UnaryCall(&context, request.path, grpc::StubOptions(), in.get(), out.get(),
+  stub_.UnaryCall(&context, path, grpc::StubOptions(), in.get(), out.get(),
                   [&done](grpc::Status status) { done.set_value(std::move(status)); });
   grpc::Status status = done.get_future().get();
   if (!status.ok()) return status;
@@ -202,6 +252,7 @@ grpc::Status Gateway::call(const httplib::Request& request, std::string* json) {
   options.preserve_proto_field_names = true;
   const auto printed = pb::util::MessageToJsonString(*out, json, options);
   if (!printed.ok()) return {grpc::INTERNAL, std::string(printed.message())};
+  *json += "\n";
   return grpc::Status::OK;
 }
 

@@ -17,6 +17,9 @@ namespace foreshadow::control {
 // addresses; so that no web page can call through its reader's browser, a request needs `Content-Type:
 // application/json` and a `Host` that is a loopback address or localhost.
 //
+// One request a connection. kHttpConnections clients that trickle may keep others waiting, here and nowhere
+// else.
+//
 // Thread-safe. Serves on threads of its own from start() until stop() or destruction.
 class HttpGateway {
  public:
@@ -24,7 +27,7 @@ class HttpGateway {
   static Result<std::unique_ptr<HttpGateway>> start(const ListenAddress& address,
                                                     std::shared_ptr<grpc::Channel> channel);
   virtual ~HttpGateway() = default;
-  // Returns once no request is in progress. May be repeated.
+  // Closes every connection; returns once no call is in progress. May be repeated.
   virtual void stop() = 0;
   virtual const std::string& address() const = 0;  // "http://127.0.0.1:8080", the port filled in
 };

@@ -104,6 +104,7 @@ class ManualStream final : public io::Stream {
     executor_.run();
   }
   bool receiving() const { return receive_ != nullptr; }
+  size_t room() const { return into_.size(); }  // of the receive in flight
 
  private:
   struct Completion : io::Op {
@@ -238,6 +239,28 @@ TEST_F(NbdDeadline, RepliesOfOneTurnLeaveInOneSend) {
   device_.release();
   executor_.run();
   EXPECT_EQ(peer_.got.size(), 32 * kSimpleReplyBytes);
+}
+
+// A large payload goes straight into its buffer; whatever else comes is received in large pieces.
+TEST_F(NbdDeadline, PayloadsAreReceivedInAsFewPiecesAsThereCanBe) {
+  constexpr uint32_t kLarge = 256 * kKiB;
+  go();
+  give({0, kCmdWrite, 1, 0, kLarge});
+  EXPECT_EQ(peer_.stream->room(), kLarge);
+  peer_.stream->give(Bytes(kLarge));
+  EXPECT_EQ(peer_.stream->room(), kCommandBytes) << "the next payload is to be received by itself as well";
+  give({0, kCmdWrite, 2, device_.info().size, kLarge});  // refused: past the end
+  EXPECT_GE(peer_.stream->room(), 64 * kKiB);
+  peer_.stream->give(Bytes(64 * kKiB));
+  EXPECT_GE(peer_.stream->room(), 64 * kKiB);
+  for (int i = 0; i < 3; ++i) peer_.stream->give(Bytes(64 * kKiB));
+  give({0, kCmdWrite, 3, 0, kLarge});
+  peer_.stream->give(Bytes(kLarge - 100));  // cut short: what is left is small
+  EXPECT_GE(peer_.stream->room(), 64 * kKiB);
+  peer_.stream->give(Bytes(100));
+  EXPECT_EQ(peer_.got.size(), 3 * kSimpleReplyBytes);
+  give({0, kCmdFlush, 4, 0, 0});
+  EXPECT_GE(peer_.stream->room(), 64 * kKiB);
 }
 
 TEST_F(NbdDeadline, DrainAnswersNewCommandsWithShutdownAndOldOnesProperly) {

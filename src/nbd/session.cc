@@ -90,7 +90,7 @@ void Session::start_receive() {
     }
     into = receive_buffer_.span().subspan(tail_);
     // Another large WRITE is likely: without its first bytes here, all of its payload is received directly.
-    if (large_writes_ && head_ == tail_) into = into.first(kCommandBytes);
+    if (large_writes_ && incoming_ == nullptr && head_ == tail_) into = into.first(kCommandBytes);
   }
   receiving_ = true;
   if (direct_) {
