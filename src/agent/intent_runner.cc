@@ -40,29 +40,6 @@ Result<VolumeSpec> parse_spec(const v1::Intent::CreateVolume& action) {
   return spec;
 }
 
-// The volume an intent is about; empty for what concerns a pool.
-std::string about(const v1::Intent& intent) {
-  switch (intent.action_case()) {
-    case v1::Intent::kCreateVolume:
-      return intent.create_volume().volume_id();
-    case v1::Intent::kDeleteVolume:
-      return intent.delete_volume().volume_id();
-    case v1::Intent::kGrantShadow:
-      return intent.grant_shadow().volume_id();
-    case v1::Intent::kActivateShadow:
-      return intent.activate_shadow().volume_id();
-    case v1::Intent::kMergeShadow:
-      return intent.merge_shadow().volume_id();
-    case v1::Intent::kCheckVolume:
-      return intent.check_volume().volume_id();
-    case v1::Intent::kAddPool:
-    case v1::Intent::kRemovePool:
-    case v1::Intent::ACTION_NOT_SET:
-      break;
-  }
-  return {};
-}
-
 }  // namespace
 
 IntentRunner::IntentRunner(Catalog& catalog, VolumeSet& volumes, Gate& structure, Answer answer)
@@ -90,7 +67,7 @@ void IntentRunner::take(v1::Intent intent) {
   if (const v1::Ack* known = answers_.find(id)) {
     v1::Ack again = *known;  // the outcome was then, what the volume looks like is now
     again.clear_volume();
-    add_report(about(intent), &again);
+    add_report(known->volume().id(), &again);
     return answer_(std::move(again));
   }
   if (running_.contains(id)) return;  // its answer is on the way
@@ -130,6 +107,7 @@ io::Task<v1::Ack> IntentRunner::run(v1::Intent intent) {
   Status status =
       fail(Code::kUnsupported, fmt::format("intent {}: this agent does not know its action", intent.id()));
   bool changes_pools = true;
+  std::string volume;
   switch (intent.action_case()) {
     case v1::Intent::kAddPool:
       status = co_await add_pool(intent.add_pool());
@@ -138,23 +116,29 @@ io::Task<v1::Ack> IntentRunner::run(v1::Intent intent) {
       status = co_await remove_pool(intent.remove_pool());
       break;
     case v1::Intent::kCreateVolume:
+      volume = intent.create_volume().volume_id();
       status = co_await create_volume(intent.create_volume());
       break;
     case v1::Intent::kDeleteVolume:
+      volume = intent.delete_volume().volume_id();
       status = co_await delete_volume(intent.delete_volume());
       break;
     case v1::Intent::kGrantShadow:
+      volume = intent.grant_shadow().volume_id();
       status = co_await grant_shadow(intent.grant_shadow());
       break;
     case v1::Intent::kActivateShadow:
+      volume = intent.activate_shadow().volume_id();
       status = activate_shadow(intent.activate_shadow());
       changes_pools = false;
       break;
     case v1::Intent::kMergeShadow:
+      volume = intent.merge_shadow().volume_id();
       status = co_await merge_shadow(intent.merge_shadow());
       changes_pools = false;
       break;
     case v1::Intent::kCheckVolume:
+      volume = intent.check_volume().volume_id();
       status = co_await check_volume(intent.check_volume(), &ack);
       changes_pools = false;
       break;
@@ -168,7 +152,7 @@ io::Task<v1::Ack> IntentRunner::run(v1::Intent intent) {
     for (const v1::Pool& pool : catalog_.pools()) *ack.add_pools() = pool;
   }
   // Last, with nothing awaited before the answer goes: an older report must not follow a newer one.
-  add_report(about(intent), &ack);
+  add_report(volume, &ack);
   co_return ack;
 }
 
