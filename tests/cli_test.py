@@ -315,7 +315,7 @@ def malformed_nbd(sandbox):
     raw.receive(10)
     for bad in (Raw.request(99, 0, 512), Raw.request(0, 2 * GIB, 512), Raw.request(0, 0, 512, flags=0x8000),
                 Raw.request(4, GIB, 4096), Raw.request(6, (1 << 64) - 512, 4096),
-                Raw.request(0, 0, 64 * MIB)):
+                Raw.request(0, 0, 64 * MIB + 1)):
         raw.send(bad)
         assert raw.reply_error() != 0, bad
     raw.send(Raw.request(1, GIB - 512, 1024) + b"\xaa" * 1024)
