@@ -28,6 +28,11 @@ v1::SegmentState to_api(extent::SegmentState state) {
       return v1::SEGMENT_STATE_ACTIVE;
     case extent::SegmentState::kSealed:
       return v1::SEGMENT_STATE_SEALED;
+    case extent::SegmentState::kDraining:
+    case extent::SegmentState::kReleased:
+      return v1::SEGMENT_STATE_DRAINING;
+    case extent::SegmentState::kFolding:
+      return v1::SEGMENT_STATE_FOLDING;
     case extent::SegmentState::kMerged:
       return v1::SEGMENT_STATE_MERGED;
   }

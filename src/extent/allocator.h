@@ -13,7 +13,8 @@ class Allocator {
   Allocator(Pcn base, uint32_t clusters);
   Pcn base() const { return base_; }
   uint32_t clusters() const { return clusters_; }
-  uint32_t free() const { return free_; }
+  uint32_t free() const { return free_; }    // what allocate() could give
+  uint32_t taken() const { return taken_; }  // beyond the limit as well
   // Up to `want` consecutive free clusters, next-fit, so that what is written together lies together. count 0
   // if none is free.
   struct Run {
@@ -24,14 +25,23 @@ class Allocator {
   void release(Pcn pcn);  // asserted: it is taken
   bool take(Pcn pcn);     // while rebuilding: false if it is taken already or not of this segment
   bool is_taken(Pcn pcn) const;
+  // No cluster at or past `limit` is given out from now on; the segment is about to end there. clusters()
+  // lifts it.
+  void set_limit(uint32_t limit);
+  uint32_t limit() const { return limit_; }
+  uint32_t taken_past(uint32_t index) const;
+  // The segment has grown or shrunk to `clusters`; asserted: nothing past that is taken. Lifts the limit.
+  void resize(uint32_t clusters);
 
  private:
   bool bit(uint32_t index) const { return (words_[index / 64] >> (index % 64) & 1) != 0; }
-  uint32_t find_free(uint32_t from) const;  // clusters_ if none
+  uint32_t find_free(uint32_t from) const;  // limit_ if none
 
   Pcn base_;
   uint32_t clusters_;
-  uint32_t free_;
+  uint32_t limit_;  // at most clusters_
+  uint32_t free_;   // below the limit
+  uint32_t taken_ = 0;
   uint32_t cursor_ = 0;
   std::vector<uint64_t> words_;  // a set bit is a taken cluster
 };

@@ -17,7 +17,7 @@ io::Task<CheckReport> check_segments(std::vector<io::File*> files) {
   uint64_t taken = 0;
   for (const RecoveredSegment& segment : volume.segments) {
     report.clusters_free += segment.allocator.free();
-    taken += segment.row.clusters - segment.allocator.free();
+    taken += segment.allocator.taken();
   }
   // recover() has proven that each taken cluster has one owner; here that none is taken for nothing.
   if (taken != volume.map.mapped_clusters() + volume.map.multi_nodes()) {

@@ -8,7 +8,8 @@
 
 namespace foreshadow::extent {
 
-Result<Layout> make_layout(uint64_t bytes, Geometry geometry, uint32_t journal_blocks) {
+Result<Layout> make_layout(uint64_t bytes, Geometry geometry, uint32_t journal_blocks,
+                           uint32_t clusters_max) {
   Layout out;
   uint64_t head = uint64_t{kLabelCopies} * kMetaBlock;
   if (journal_blocks > 0) {
@@ -23,7 +24,8 @@ Result<Layout> make_layout(uint64_t bytes, Geometry geometry, uint32_t journal_b
   uint64_t clusters = bytes > head ? (bytes - head) / cluster : 0;
   clusters = std::min<uint64_t>(clusters, kPcnEnd - kGranuleClusters);
   for (; clusters > 0; --clusters) {
-    const uint64_t pages = div_up(clusters, kTableEntries);
+    const uint64_t described = std::max<uint64_t>(clusters, clusters_max);
+    const uint64_t pages = div_up(described, kTableEntries);
     const uint64_t data = align_up(head + pages * kTableSlots * kMetaBlock, unit);
     if (data + clusters * cluster > bytes) {
       // Step down by what is missing, not one by one.
@@ -33,12 +35,22 @@ Result<Layout> make_layout(uint64_t bytes, Geometry geometry, uint32_t journal_b
     }
     out.table_pages = static_cast<uint32_t>(pages);
     out.data_offset = data;
-    out.clusters = static_cast<uint32_t>(clusters);
+    out.clusters = static_cast<uint32_t>(described);
     return out;
   }
   return fail(Code::kInvalidArgument,
               fmt::format("a segment of {} is too small: its metadata alone takes {}", format_size(bytes),
                           format_size(head + kTableSlots * kMetaBlock)));
+}
+
+uint32_t clusters_in(const Layout& layout, Geometry geometry, uint64_t bytes) {
+  if (bytes < layout.data_offset) return 0;
+  return static_cast<uint32_t>(
+      std::min<uint64_t>(layout.clusters, (bytes - layout.data_offset) / geometry.cluster()));
+}
+
+uint64_t bytes_for(const Layout& layout, Geometry geometry, uint32_t clusters) {
+  return layout.data_offset + uint64_t{clusters} * geometry.cluster();
 }
 
 uint32_t default_journal_blocks(uint64_t bytes) {

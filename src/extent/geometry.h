@@ -39,7 +39,7 @@ struct Layout {
   uint64_t table_offset = 0;
   uint32_t table_pages = 0;  // each has kTableSlots places
   uint64_t data_offset = 0;
-  uint32_t clusters = 0;
+  uint32_t clusters = 0;  // the most the table can describe; how many there are is in the segment's row
 
   static uint64_t label_offset(uint32_t copy) { return uint64_t{copy} * kMetaBlock; }
   static uint64_t super_offset(uint32_t copy) {
@@ -52,9 +52,15 @@ struct Layout {
   bool operator==(const Layout&) const = default;
 };
 
-// The layout of a backing of `bytes`. `journal_blocks` is 0 for a shadow. kInvalidArgument if it would hold
-// no cluster.
-Result<Layout> make_layout(uint64_t bytes, Geometry geometry, uint32_t journal_blocks);
+// The layout of a backing of `bytes`. `journal_blocks` is 0 for a shadow. The table describes as many
+// clusters as the backing holds, or `clusters_max` if that is more: head-room to grow into. kInvalidArgument
+// if the backing would hold no cluster.
+Result<Layout> make_layout(uint64_t bytes, Geometry geometry, uint32_t journal_blocks,
+                           uint32_t clusters_max = 0);
+// How many clusters a backing of `bytes` holds under `layout`.
+uint32_t clusters_in(const Layout& layout, Geometry geometry, uint64_t bytes);
+// The least backing that holds `clusters` of them.
+uint64_t bytes_for(const Layout& layout, Geometry geometry, uint32_t clusters);
 // The journal a primary of `bytes` gets by default: 1/64 of it, 1 MiB to 64 MiB.
 uint32_t default_journal_blocks(uint64_t bytes);
 

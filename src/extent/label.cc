@@ -90,7 +90,7 @@ Result<Label> decode_label(std::span<const std::byte> block, uint64_t offset) {
     return fail(Code::kCorrupt, fmt::format("{}: a journal of {} blocks", where, out.layout.journal_blocks));
   }
   // The layout follows from size and journal; anything else was not written by us.
-  const auto expected = make_layout(out.size, out.geometry, out.layout.journal_blocks);
+  const auto expected = make_layout(out.size, out.geometry, out.layout.journal_blocks, out.layout.clusters);
   if (!expected || *expected != out.layout || primary != (out.layout.journal_blocks > 0)) {
     return fail(Code::kCorrupt, where + ": the areas it describes do not fit its size");
   }

@@ -4,18 +4,18 @@
 //   offset size  field                          (little endian; docs/format.md "Label")
 //   0      8     magic "FSHLABEL"
 //   8      4     crc32c of the block, this field as zero
-//   12     4     format version (1)
+//   12     4     format version (2)
 //   16     8     incompatible feature bits: an unknown one refuses the segment
 //   24     8     own offset in the segment
 //   32     16    volume UUID
 //   48     16    segment UUID
-//   64     8     segment size, bytes
+//   64     8     segment size when it was made, bytes
 //   72     8     journal offset
 //   80     4     journal blocks
 //   84     4     table pages
 //   88     8     table offset
 //   96     8     data offset
-//   104    4     clusters
+//   104    4     clusters that the table can describe
 //   108    1     sub-block bits
 //   109    1     role (1 primary, 2 shadow)
 //   110    2     volume name length (primary only)
@@ -30,7 +30,7 @@
 
 namespace foreshadow::extent {
 
-inline constexpr uint32_t kFormatVersion = 1;
+inline constexpr uint32_t kFormatVersion = 2;
 
 enum class SegmentRole : uint8_t { kPrimary = 1, kShadow = 2 };
 
@@ -39,7 +39,7 @@ struct Label {
   Uuid segment;
   SegmentRole role = SegmentRole::kPrimary;
   Geometry geometry;
-  uint64_t size = 0;
+  uint64_t size = 0;  // when it was made; a segment may grow and shrink
   Layout layout;
   std::string name;  // of the volume; in the primary only
   bool operator==(const Label&) const = default;

@@ -79,10 +79,6 @@ class Recovery {
       }
       if (!label) co_return tl::unexpected(label.error());
       if (!blemish.empty()) out_->blemishes.push_back(blemish);
-      if (label->size > files_[i]->size()) {
-        co_return fail(Code::kCorrupt, fmt::format("segment {} is truncated: {} bytes, its label says {}",
-                                                   label->segment.str(), files_[i]->size(), label->size));
-      }
       if (label->role == SegmentRole::kPrimary) {
         if (primary_ != SIZE_MAX) {
           co_return fail(Code::kCorrupt,
@@ -178,9 +174,15 @@ class Recovery {
                                                  row.uuid.str(), out_->label.name));
       }
       const Label& label = *labels_[found];
-      if (label.layout.clusters != row.clusters || label.role != row.role) {
-        return fail(Code::kCorrupt, fmt::format("segment {}: its label says {} clusters, the volume {}",
-                                                row.id.v, label.layout.clusters, row.clusters));
+      if (label.layout.clusters < row.clusters || label.role != row.role) {
+        return fail(Code::kCorrupt,
+                    fmt::format("segment {}: its label allows {} clusters, the volume says {}", row.id.v,
+                                label.layout.clusters, row.clusters));
+      }
+      const uint64_t needed = bytes_for(label.layout, label.geometry, row.clusters);
+      if (files_[found]->size() < needed) {
+        return fail(Code::kCorrupt, fmt::format("segment {} is truncated: {} bytes, {} clusters take {}",
+                                                row.uuid.str(), files_[found]->size(), row.clusters, needed));
       }
       used[found] = true;
       RecoveredSegment segment{row, label.layout, found,
@@ -209,12 +211,14 @@ class Recovery {
     }
     for (size_t i = 0; i < out_->segments.size(); ++i) {
       const SegmentRow& row = out_->segments[i].row;
-      bool good = row.id < out_->super.next_segment;
+      const auto end_of = [](const RecoveredSegment& segment) {
+        return align_up(segment.row.pcn_base.v + uint64_t{segment.layout.clusters}, kGranuleClusters);
+      };
+      bool good = row.id < out_->super.next_segment && end_of(out_->segments[i]) <= kPcnEnd;
       for (size_t j = 0; j < i; ++j) {
         const SegmentRow& other = out_->segments[j].row;
         const bool apart =
-            row.pcn_base.v >= align_up(other.pcn_base.v + uint64_t{other.clusters}, kGranuleClusters) ||
-            other.pcn_base.v >= align_up(row.pcn_base.v + uint64_t{row.clusters}, kGranuleClusters);
+            row.pcn_base.v >= end_of(out_->segments[j]) || other.pcn_base.v >= end_of(out_->segments[i]);
         good = good && apart && row.id != other.id;
       }
       if (!good) {
@@ -225,9 +229,11 @@ class Recovery {
     return {};
   }
 
+  // History may name clusters that a segment has had and has given up since; what counts in the end is
+  // checked by rebuild_allocators().
   bool in_a_segment(Pcn pcn) const {
     return std::any_of(out_->segments.begin(), out_->segments.end(), [&](const RecoveredSegment& s) {
-      return pcn >= s.row.pcn_base && pcn.v - s.row.pcn_base.v < s.row.clusters;
+      return pcn >= s.row.pcn_base && pcn.v - s.row.pcn_base.v < s.layout.clusters;
     });
   }
 
@@ -278,7 +284,7 @@ class Recovery {
       const TableEntry& entry = best->page.entries[i];
       if (entry.mask == 0) continue;
       const uint32_t local = page * kTableEntries + i;
-      if (local >= segment.row.clusters ||
+      if (local >= segment.layout.clusters ||
           !add_entry(out_->map, Pcn(segment.row.pcn_base.v + local), entry)) {
         return fail(
             Code::kCorrupt,

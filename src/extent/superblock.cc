@@ -56,7 +56,7 @@ Result<SegmentRow> decode_row(DiskReader& in) {
 }  // namespace
 
 bool valid_state(uint8_t state) {
-  return state >= 1 && state <= 4;
+  return state >= 1 && state <= 7;
 }
 
 void encode_superblock(const Superblock& super, uint64_t offset, std::span<std::byte> bytes) {

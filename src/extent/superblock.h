@@ -10,7 +10,7 @@
 //   offset size  field                          (little endian; docs/format.md "Superblock")
 //   0      8     magic "FSHSUPER"
 //   8      4     crc32c of the 8 KiB, this field as zero
-//   12     4     format version (1)
+//   12     4     format version (2)
 //   16     8     own offset
 //   24     16    volume UUID
 //   40     8     sequence, one more at every write
@@ -39,8 +39,18 @@
 
 namespace foreshadow::extent {
 
-// What of a segment's life must survive a crash. Numbers are on disk.
-enum class SegmentState : uint8_t { kWarm = 1, kActive = 2, kSealed = 3, kMerged = 4 };
+// What of a segment's life must survive a crash. Numbers are on disk. A draining segment is being emptied
+// into whatever else has room, a folding one into the primary; neither takes new clusters. A released one is
+// empty, and leaves the table with the next checkpoint.
+enum class SegmentState : uint8_t {
+  kWarm = 1,
+  kActive = 2,
+  kSealed = 3,
+  kMerged = 4,
+  kDraining = 5,
+  kReleased = 6,
+  kFolding = 7
+};
 enum class Redirect : uint8_t { kAllocating = 1, kAll = 2 };
 
 struct SegmentRow {
@@ -49,7 +59,7 @@ struct SegmentRow {
   SegmentRole role = SegmentRole::kPrimary;
   SegmentState state = SegmentState::kMerged;
   Pcn pcn_base;
-  uint32_t clusters = 0;
+  uint32_t clusters = 0;  // that may be used now; at most what the label's table describes
   bool operator==(const SegmentRow&) const = default;
 };
 

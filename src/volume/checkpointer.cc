@@ -88,22 +88,22 @@ io::Task<Status> Checkpointer::run() {
   auto written = co_await extent::write_superblock(*segments_.primary().file, next);
   if (!written) co_return written;
   super_ = next;
-  for (const NewPlace& at : new_places_) segments_.all()[at.segment_index]->places[at.page] = at.place;
+  for (const NewPlace& at : new_places_) segments_.at(at.segment_index).places[at.page] = at.place;
   committer_.checkpointed(frozen.replay_from);
   co_return Status{};
 }
 
 io::Task<Status> Checkpointer::write_pages(const extent::DirtyPages& pages, CkptSeq sequence,
                                            uint64_t* digest) {
-  std::vector<bool> touched(segments_.size(), false);
+  std::vector<bool> touched(segments_.slots(), false);
   for (const extent::DirtyPages::Page& page : pages.pages()) {
     auto written = co_await write_page(pages, page, sequence, digest);
     if (!written) co_return written;
     touched[page.segment_index] = true;
   }
-  for (size_t i = 0; i < touched.size(); ++i) {
+  for (uint32_t i = 0; i < touched.size(); ++i) {
     if (!touched[i]) continue;
-    const int synced = co_await io::sync(*segments_.all()[i]->file);
+    const int synced = co_await io::sync(*segments_.at(i).file);
     if (synced < 0) co_return fail_errno(synced, "cannot sync the table");
   }
   co_return Status{};
@@ -111,7 +111,7 @@ io::Task<Status> Checkpointer::write_pages(const extent::DirtyPages& pages, Ckpt
 
 io::Task<Status> Checkpointer::write_page(const extent::DirtyPages& pages, extent::DirtyPages::Page at,
                                           CkptSeq sequence, uint64_t* digest) {
-  Segment& segment = *segments_.all()[at.segment_index];
+  Segment& segment = segments_.at(at.segment_index);
   const uint8_t place = segment.places[at.page];
   extent::TablePage page;
   page.volume = volume_;

@@ -147,8 +147,8 @@ bool Committer::SyncAll::await_suspend(std::coroutine_handle<> h) {
   self.syncs_left_ = 1;  // one for this function, so that no completion finishes it early
   self.sync_waiter_ = h;
   const auto& segments = self.segments_.all();
-  while (self.sync_ops_.size() < segments.size()) self.sync_ops_.push_back(std::make_unique<SyncOp>());
-  for (const auto& segment : segments) {
+  while (self.sync_ops_.size() < self.segments_.slots()) self.sync_ops_.push_back(std::make_unique<SyncOp>());
+  for (Segment* segment : segments) {
     if (!segment->unsynced) continue;
     segment->unsynced = false;  // a write completing from here on is not covered
     SyncOp& op = *self.sync_ops_[segment->index];

@@ -56,7 +56,7 @@ bool Engine::lock_unmap(IoTask& task) {
     task.cursor = task.step_end;
     const auto last = static_cast<uint32_t>((task.step_end - 1) / cluster);
     for (uint32_t lcn = first.v; lcn <= last; ++lcn) {
-      if (map_.get(Lcn(lcn)).a.v != 0) locks_.add(task, Lcn(lcn), kFullMask, kFullMask);
+      if (map_.get(Lcn(lcn)).a.v != 0) locks_.add(task, Lcn(lcn), kFullMask, kFullMask, kFullMask);
     }
     if (!task.nodes.empty()) return true;
   }

@@ -56,7 +56,7 @@ void Engine::lock_write(IoTask& task) {
       if (lcn == last && task.step_end % sub_block != 0)
         exclusive |= bits_of(Lcn(lcn), task.end - sub_block, task.end);
     }
-    locks_.add(task, Lcn(lcn), mask, exclusive);
+    locks_.add(task, Lcn(lcn), mask, exclusive, bits_of(Lcn(lcn), task.begin, task.end));
   }
   lock_and_go(task);
 }

@@ -37,9 +37,9 @@ io::Task<Status> Engine::attach_shadow(SegmentFile segment) {
                     segment.uuid,
                     SegmentRole::kShadow,
                     SegmentState::kWarm,
-                    segments_.next_pcn_base(),
-                    label->layout.clusters};
-      if (fresh->row.pcn_base.v >= extent::kPcnEnd - fresh->row.clusters) {
+                    segments_.next_pcn_base(label->layout.clusters),
+                    extent::clusters_in(label->layout, geometry_, segment.file->size())};
+      if (fresh->row.pcn_base.v >= extent::kPcnEnd - label->layout.clusters) {
         co_return fail(Code::kLimit, fmt::format("volume {} has no physical cluster numbers left", name()));
       }
       next_segment_ = next_segment_.next();
@@ -103,7 +103,7 @@ io::Task<Result<extent::CheckReport>> Engine::check() {
   auto commits = co_await committer_.block();
   auto checkpoints = co_await checkpointer_.block();
   std::vector<io::File*> files;
-  for (const auto& segment : segments_.all()) files.push_back(segment->file.get());
+  for (const Segment* segment : segments_.all()) files.push_back(segment->file.get());
   extent::CheckReport report = co_await extent::check_segments(std::move(files));
   checkpointer_.unblock();
   committer_.unblock();
@@ -156,9 +156,9 @@ void Engine::on_news(int) {
 Usage Engine::usage() const {
   Usage out;
   out.size = size_;
-  for (const auto& segment : segments_.all()) {
+  for (const Segment* segment : segments_.all()) {
     out.capacity += uint64_t{segment->row.clusters} * geometry_.cluster();
-    out.used += uint64_t{segment->row.clusters - segment->allocator.free()} * geometry_.cluster();
+    out.used += uint64_t{segment->allocator.taken()} * geometry_.cluster();
     out.physical += segment->file->size();
   }
   out.data = map_.mapped_sub_blocks() * geometry_.sub_block();
@@ -168,9 +168,9 @@ Usage Engine::usage() const {
 
 std::vector<SegmentInfo> Engine::segments() const {
   std::vector<SegmentInfo> out;
-  for (const auto& segment : segments_.all()) {
+  for (const Segment* segment : segments_.all()) {
     const extent::SegmentRow& row = segment->row;
-    const uint64_t used = row.clusters - segment->allocator.free();
+    const uint64_t used = segment->allocator.taken();
     out.push_back({row.id, row.uuid, row.role, row.state, uint64_t{row.clusters} * geometry_.cluster(),
                    used * geometry_.cluster()});
   }
@@ -179,7 +179,7 @@ std::vector<SegmentInfo> Engine::segments() const {
 
 bool Engine::has_warm_shadow() const {
   return std::any_of(segments_.all().begin(), segments_.all().end(),
-                     [](const auto& segment) { return segment->row.state == SegmentState::kWarm; });
+                     [](const Segment* segment) { return segment->row.state == SegmentState::kWarm; });
 }
 
 }  // namespace foreshadow::volume

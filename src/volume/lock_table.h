@@ -14,6 +14,9 @@
 
 namespace foreshadow::volume {
 
+// A third kind of node only *watches*: it waits for everything that is in the cluster now, and nothing waits
+// for it. Who moves a cluster gives its old place up when such a watch has passed.
+
 struct LockOwner;
 
 // One cluster a request holds or waits for. In the table's list of that cluster, in order of arrival.
@@ -21,6 +24,9 @@ struct LockNode {
   Lcn lcn;
   uint16_t mask = 0;       // sub-blocks touched
   uint16_t exclusive = 0;  // sub-blocks that must be alone; a subset of mask
+  uint16_t writes = 0;     // sub-blocks whose contents change; a subset of mask
+  bool watch = false;
+  uint64_t order = 0;  // of arrival, over all clusters
   LockNode* next = nullptr;
   LockOwner* owner = nullptr;
 };
@@ -38,24 +44,31 @@ class LockTable {
  public:
   LockTable();
   // Notes one cluster for `owner`; takes effect in acquire().
-  void add(LockOwner& owner, Lcn lcn, uint16_t mask, uint16_t exclusive);
+  void add(LockOwner& owner, Lcn lcn, uint16_t mask, uint16_t exclusive, uint16_t writes = 0);
+  // Notes that `owner` waits for what is in that cluster when acquire() is called.
+  void add_watch(LockOwner& owner, Lcn lcn);
   // True: all is held now. False: `granted` will be called.
   bool acquire(LockOwner& owner);
   // Gives up everything; may call `granted` of others.
   void release(LockOwner& owner);
+  // The sub-blocks of that cluster which some request writes, or waits to write.
+  uint16_t being_written(Lcn lcn);
 
  private:
   struct Bucket {
     LockNode* first = nullptr;
   };
-  static bool conflict(const LockNode& x, const LockNode& y) {
-    return x.lcn == y.lcn && ((x.exclusive & y.mask) | (y.exclusive & x.mask)) != 0;
+  static bool conflict(const LockNode& earlier, const LockNode& later) {
+    if (earlier.lcn != later.lcn || earlier.watch) return false;
+    return later.watch || ((earlier.exclusive & later.mask) | (later.exclusive & earlier.mask)) != 0;
   }
+  LockNode* note(LockOwner& owner, Lcn lcn);
   Bucket& bucket(Lcn lcn) { return buckets_[(lcn.v * 0x9e3779b1u) >> (32 - kBits)]; }
 
   static constexpr uint32_t kBits = 12;
   std::vector<Bucket> buckets_;
   std::vector<LockNode*> free_;
+  uint64_t next_order_ = 1;
   std::deque<LockOwner*> ready_;  // no conflict left, not told yet
   bool granting_ = false;
   std::vector<std::unique_ptr<LockNode[]>> slabs_;

@@ -41,6 +41,15 @@ Status check_create(const CreateOptions& options) {
   return {};
 }
 
+// The most clusters the primary may grow to: as many times what it has now, but not more than the volume
+// could ever use (a cluster of it may have two owners for a while).
+uint32_t head_room(const CreateOptions& options, const extent::Layout& layout) {
+  const uint64_t logical = div_up(options.size, options.geometry.cluster());
+  const uint64_t useful = logical + logical / 16 + 1;
+  return static_cast<uint32_t>(
+      std::min<uint64_t>({uint64_t{layout.clusters} * options.head_room, useful, extent::kPcnEnd / 2}));
+}
+
 }  // namespace
 
 // Crash points: until the label is durable the backing is nobody's, and is removed or formatted again; the
@@ -53,6 +62,8 @@ io::Task<Status> Volume::format_primary(io::File& file, const CreateOptions& opt
                                       : static_cast<uint32_t>(options.journal_bytes / extent::kMetaBlock);
   auto layout = extent::make_layout(file.size(), options.geometry, journal_blocks);
   if (!layout) co_return tl::unexpected(layout.error());
+  layout = extent::make_layout(file.size(), options.geometry, journal_blocks, head_room(options, *layout));
+  if (!layout) co_return tl::unexpected(layout.error());
   extent::Superblock super;
   super.volume = options.id;
   super.sequence = 1;
@@ -60,7 +71,8 @@ io::Task<Status> Volume::format_primary(io::File& file, const CreateOptions& opt
   super.redirect = options.redirect;
   super.next_segment = SegmentId(1);
   super.segments.push_back({SegmentId(0), segment, SegmentRole::kPrimary, SegmentState::kMerged,
-                            Pcn(extent::kGranuleClusters), layout->clusters});
+                            Pcn(extent::kGranuleClusters),
+                            extent::clusters_in(*layout, options.geometry, file.size())});
   auto written = co_await extent::write_superblock(file, super);
   if (!written) co_return written;
   const extent::Label label{options.id,  segment, SegmentRole::kPrimary, options.geometry,

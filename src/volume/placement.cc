@@ -8,8 +8,8 @@ namespace {
 using extent::SegmentState;
 
 Segment* first_in_state(SegmentSet& segments, SegmentState state) {
-  for (const auto& segment : segments.all()) {
-    if (segment->row.state == state) return segment.get();
+  for (Segment* segment : segments.all()) {
+    if (segment->row.state == state) return segment;
   }
   return nullptr;
 }
@@ -20,22 +20,22 @@ Segment* Placement::active() {
   return first_in_state(segments_, SegmentState::kActive);
 }
 Segment* Placement::warm() {
-  for (const auto& segment : segments_.all()) {
-    if (segment->row.state == SegmentState::kWarm && segment->allocator.free() > 0) return segment.get();
+  for (Segment* segment : segments_.all()) {
+    if (segment->row.state == SegmentState::kWarm && segment->allocator.free() > 0) return segment;
   }
   return nullptr;
 }
 
 Segment* Placement::active_with_room() {
-  for (const auto& segment : segments_.all()) {
-    if (segment->row.state == SegmentState::kActive && segment->allocator.free() > 0) return segment.get();
+  for (Segment* segment : segments_.all()) {
+    if (segment->row.state == SegmentState::kActive && segment->allocator.free() > 0) return segment;
   }
   return nullptr;
 }
 
 bool Placement::can_place(uint64_t clusters) const {
   uint64_t room = 0;
-  for (const auto& segment : segments_.all()) {
+  for (Segment* segment : segments_.all()) {
     if (segment->row.state != SegmentState::kSealed) room += segment->allocator.free();
     if (room >= clusters) return true;
   }
@@ -44,8 +44,8 @@ bool Placement::can_place(uint64_t clusters) const {
 
 Segment* Placement::next_target() {
   if (Segment* shadow = active_with_room()) return shadow;
-  for (const auto& segment : segments_.all()) {
-    if (segment->row.state == SegmentState::kMerged && segment->allocator.free() > 0) return segment.get();
+  for (Segment* segment : segments_.all()) {
+    if (segment->row.state == SegmentState::kMerged && segment->allocator.free() > 0) return segment;
   }
   Segment* shadow = warm();
   if (shadow != nullptr) activate(*shadow);

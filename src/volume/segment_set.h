@@ -14,7 +14,7 @@
 namespace foreshadow::volume {
 
 struct Segment {
-  uint32_t index = 0;  // place in the set
+  uint32_t index = 0;  // its place in the set, also in what the checkpoint gathers
   extent::SegmentRow row;
   extent::Layout layout;
   std::unique_ptr<io::File> file;
@@ -28,28 +28,31 @@ struct Segment {
   }
 };
 
-// Single-threaded; segments never move once added.
+// Single-threaded; a segment stays where it is in memory, and keeps its index, until it is removed.
 class SegmentSet {
  public:
   Segment& add(std::unique_ptr<Segment> segment);
+  // Asserted: nothing of it is taken. Its index and its range of physical clusters are free for another one.
+  std::unique_ptr<Segment> remove(Segment& segment);
   Segment& of(Pcn pcn) {
     const uint32_t granule = pcn.v / extent::kGranuleClusters;
     ASSERT(granule < by_granule_.size() && by_granule_[granule] != nullptr);
     return *by_granule_[granule];
   }
-  Segment& primary() { return *segments_.front(); }
+  Segment& primary() { return *all_.front(); }
   Segment* find(const Uuid& uuid);
-  const std::vector<std::unique_ptr<Segment>>& all() const { return segments_; }
-  size_t size() const { return segments_.size(); }
-  // Where a new segment's range of physical clusters may start.
-  Pcn next_pcn_base() const {
-    return Pcn(static_cast<uint32_t>(by_granule_.size()) * extent::kGranuleClusters);
-  }
+  const std::vector<Segment*>& all() const { return all_; }
+  Segment& at(uint32_t index) const { return *slots_[index]; }
+  size_t size() const { return all_.size(); }
+  size_t slots() const { return slots_.size(); }  // every index is below
+  // The first range of that many physical clusters that is nobody's. A segment owns whole granules.
+  Pcn next_pcn_base(uint32_t clusters) const;
   uint32_t alignment() const;  // that every file accepts
 
  private:
-  std::vector<std::unique_ptr<Segment>> segments_;
-  std::vector<Segment*> by_granule_{nullptr};  // granule 0 is nobody's
+  std::vector<std::unique_ptr<Segment>> slots_;  // null: free
+  std::vector<Segment*> all_;                    // in the order of their ids
+  std::vector<Segment*> by_granule_{nullptr};    // granule 0 is nobody's
 };
 
 }  // namespace foreshadow::volume

@@ -69,6 +69,7 @@ struct CreateOptions {
   Redirect redirect = Redirect::kAllocating;
   extent::Geometry geometry;   // 64 KiB clusters unless a test says otherwise
   uint64_t journal_bytes = 0;  // 0: chosen from the primary's size
+  uint32_t head_room = 16;     // the primary's table has room for it to grow to that many times its size
 };
 
 struct RunOptions {
