@@ -98,6 +98,7 @@ class CountingFile final : public io::File {
   void sync(io::Op& op) override { below_->sync(op); }
   uint64_t size() const override { return below_->size(); }
   uint32_t alignment() const override { return below_->alignment(); }
+  Status resize(uint64_t bytes) override { return below_->resize(bytes); }
 
  private:
   std::unique_ptr<io::File> below_;

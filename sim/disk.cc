@@ -61,6 +61,14 @@ void PageStore::copy_from(const PageStore& other) {
   }
 }
 
+void PageStore::cut(uint64_t from, uint64_t bytes) {
+  if (pages_.size() * kPage < bytes) pages_.resize((bytes + kPage - 1) / kPage);
+  if (from % kPage != 0 && pages_[from / kPage]) {
+    std::memset(pages_[from / kPage]->data() + from % kPage, 0, kPage - from % kPage);
+  }
+  for (uint64_t page = (from + kPage - 1) / kPage; page < pages_.size(); ++page) pages_[page].reset();
+}
+
 uint32_t PageStore::crc() const {
   static constexpr Page kZero{};
   uint32_t out = 0;
@@ -86,6 +94,10 @@ class DiskFile final : public io::File {
   void sync(io::Op& op) override { start(op, Disk::kSync, 0, nullptr, 0); }
   uint64_t size() const override { return disk_.size(); }
   uint32_t alignment() const override { return disk_.alignment(); }
+  Status resize(uint64_t bytes) override {
+    if (generation_ != disk_.generation_) return fail(Code::kIo, "the power is off");
+    return disk_.resize(bytes);
+  }
 
  private:
   void start(io::Op& op, Disk::Kind kind, uint64_t offset, std::byte* data, size_t length) {
@@ -109,7 +121,7 @@ Disk::Disk(Scheduler& scheduler, const Disk& other, std::span<const uint8_t> kep
       size_(other.size_),
       alignment_(other.alignment_),
       durable_(other.durable_),
-      visible_(other.size_) {
+      visible_(other.durable_) {
   size_t index = 0;
   std::array<std::byte, kSector> before;
   for (const Undecided& write : other.collect_undecided()) {
@@ -156,6 +168,24 @@ int Disk::finish(io::Op& op) {
     default:
       return finish_write(op);
   }
+}
+
+Status Disk::resize(uint64_t bytes) {
+  if (!powered_) return fail(Code::kIo, "the power is off");
+  ASSERT(bytes % alignment_ == 0);
+  const uint64_t end = std::min(bytes, size_);
+  for (const io::Op* op : writes_in_flight_)
+    ASSERT(op->progress != generation_ || op->offset + op->length <= end);
+  for (const Pending& p : pending_) {
+    for (uint64_t at = 0; at < p.length; at += kSector) {
+      if (p.offset + at >= end) live_[p.live_at + at / kSector] = 0;
+    }
+  }
+  durable_.cut(end, bytes);
+  visible_.cut(end, bytes);
+  size_ = bytes;
+  ++changes_;
+  return {};
 }
 
 namespace {

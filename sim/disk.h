@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "base/error.h"
 #include "base/rng.h"
 #include "io/file.h"
 #include "sim/scheduler.h"
@@ -26,6 +27,8 @@ class PageStore {
   void write(uint64_t offset, std::span<const std::byte> from);
   void copy_range(const PageStore& from, uint64_t offset, uint64_t length);
   void copy_from(const PageStore& other);
+  // Room up to `bytes`; reads as zero from `from` on.
+  void cut(uint64_t from, uint64_t bytes);
   uint32_t crc() const;
 
  private:
@@ -76,6 +79,8 @@ class Disk final : public Device {
   // has reached any of its sectors. Calls fail as after power_off().
   void kill_process();
   void power_on();
+  // Durable at once, as io::File has it. What lay past the smaller size is gone for good.
+  Status resize(uint64_t bytes);
   // A failed sync has left visible bytes that no sync will ever make durable.
   bool forgot() const { return forgot_; }
   bool powered() const { return powered_; }

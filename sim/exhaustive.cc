@@ -36,6 +36,9 @@ constexpr Step kSteps[] = {
     {"grant", Act::kGrant, 0, 0, false},
     {"activate", Act::kActivate, 0, 0, false},
     {"merge", Act::kMerge, 0, 0, false},
+    {"fold", Act::kFold, 0, 0, false},
+    {"drain", Act::kDrain, 0, 0, false},
+    {"resize", Act::kResize, 0, 0, false},
     {"checkpoint", Act::kCheckpoint, 0, 0, false},
 };
 
@@ -176,6 +179,7 @@ class Explorer {
       to.attach_asked = from.attach_asked;
       to.attached = from.attached;
       to.merge_asked = from.merge_asked;
+      to.release_asked = from.release_asked;
       to.merged = from.merged;
       const size_t count = from.disk->undecided();
       to.disk = std::make_unique<Disk>(world.scheduler, *from.disk, kept.first(count));

@@ -250,15 +250,19 @@ class Run {
     const auto backings = world_.backings();
     Backing* backing = backings[world_.rng.below(backings.size())];
     rotten_ = backing->disk.get();
-    const uint32_t journal_blocks = backing == &world_.primary ? world_.swarm.journal_blocks : 0;
-    const auto layout = extent::make_layout(rotten_->size(), world_.swarm.create.geometry, journal_blocks);
     world_.rotten = true;
-    rot_at_ = world_.rng.below(layout->data_offset);
+    rot_at_ = world_.rng.below(metadata_of(*rotten_));
     rot_mask_ = static_cast<std::byte>(1u << world_.rng.below(8));
     rotten_->flip_bits(rot_at_, rot_mask_);
     rot_block_ = rotten_block();
     ++world_.faults;
     world_.say("rot at {} of {}", rot_at_, backing->uuid.str());
+  }
+  // Where the data of a backing begins, by its own label; the label's own place if it has none.
+  static uint64_t metadata_of(const Disk& disk) {
+    std::vector<std::byte> block(extent::kMetaBlock);
+    const auto label = extent::decode_label(disk.peek(0, block), 0);
+    return label ? label->layout.data_offset : extent::kLabelCopies * extent::kMetaBlock;
   }
   std::vector<std::byte> rotten_block() const {
     std::vector<std::byte> block(kSector);

@@ -32,6 +32,9 @@ void draw_weights(Rng& rng, Swarm& out) {
   set(Act::kGrant, 3, 80);
   set(Act::kActivate, 2, 60);
   set(Act::kMerge, 2, 70);
+  set(Act::kFold, 2, 40);
+  set(Act::kDrain, 2, 40);
+  set(Act::kResize, 2, 40);
   set(Act::kCheckpoint, static_cast<uint32_t>(between(rng, 1, 4)), 60);
   set(Act::kCheck, 1, 30);
   set(Act::kPause, static_cast<uint32_t>(between(rng, 1, 4)), 60);
@@ -39,6 +42,9 @@ void draw_weights(Rng& rng, Swarm& out) {
     set(Act::kGrant, 15, 100);
     set(Act::kActivate, 15, 100);
     set(Act::kMerge, 10, 80);
+    set(Act::kFold, 8, 50);
+    set(Act::kDrain, 8, 50);
+    set(Act::kResize, 6, 50);
     set(Act::kCheckpoint, 10, 90);
   }
   out.fua_percent = rng.chance(1, 2) ? 0 : static_cast<uint32_t>(between(rng, 5, 50));
@@ -64,6 +70,7 @@ Swarm draw_swarm(Rng& rng, bool faults) {
   out.create.size = out.primary_clusters * cluster * (wide ? 1 : between(rng, 2, 4));
   if (rng.chance(1, 8))
     out.create.size -= extent::kMetaBlock * between(rng, 1, cluster / extent::kMetaBlock - 1);
+  out.create.head_room = static_cast<uint32_t>(between_log(rng, 1, 16));
   out.create.redirect = rng.chance(1, 2) ? volume::Redirect::kAllocating : volume::Redirect::kAll;
   out.create.name = "simulated";
 
@@ -103,9 +110,12 @@ Swarm draw_swarm(Rng& rng, bool faults) {
 
 uint64_t backing_bytes(const Swarm& swarm, uint32_t clusters, bool primary) {
   uint64_t head = extent::kLabelCopies * extent::kMetaBlock;
-  if (primary)
+  uint64_t described = clusters;
+  if (primary) {
     head += extent::kSuperCopies * extent::kSuperBytes + uint64_t{swarm.journal_blocks} * extent::kMetaBlock;
-  head += div_up(clusters, extent::kTableEntries) * extent::kTableSlots * extent::kMetaBlock;
+    described *= swarm.create.head_room;
+  }
+  head += div_up(described, extent::kTableEntries) * extent::kTableSlots * extent::kMetaBlock;
   const uint64_t cluster = swarm.create.geometry.cluster();
   return align_up(head, std::max<uint64_t>(cluster, extent::kMetaBlock)) + clusters * cluster;
 }

@@ -20,6 +20,9 @@ enum class Act : uint8_t {
   kGrant,  // create, format and attach a shadow
   kActivate,
   kMerge,
+  kFold,    // copy a shadow into the primary, and release it
+  kDrain,   // empty a shadow into the others, and release it
+  kResize,  // a segment grows or shrinks at its end
   kCheckpoint,
   kCheck,
   kPause,  // no new requests for a while of virtual time, so that idle timers fire

@@ -67,6 +67,11 @@ void Workload::start(Act act) {
       return activate();
     case Act::kMerge:
       return merge();
+    case Act::kFold:
+    case Act::kDrain:
+      return release(act);
+    case Act::kResize:
+      return resize();
     case Act::kCheckpoint:
       return checkpoint();
     case Act::kCheck:
@@ -220,7 +225,10 @@ void Workload::judge(Slot& slot, Code code) {
 uint64_t Workload::room_now() const {
   uint64_t room = 0;
   for (const volume::SegmentInfo& segment : volume_.segments()) {
-    if (segment.state != volume::SegmentState::kSealed) room += segment.capacity - segment.used;
+    const bool takes = segment.state == volume::SegmentState::kWarm ||
+                       segment.state == volume::SegmentState::kActive ||
+                       segment.state == volume::SegmentState::kMerged;
+    if (takes) room += segment.capacity - segment.used;
   }
   return room;
 }
@@ -370,7 +378,7 @@ void Workload::grant() {
 Backing* Workload::pick_attached() {
   std::vector<Backing*> attached;
   for (const auto& shadow : world_.shadows) {
-    if (shadow->attached) attached.push_back(shadow.get());
+    if (shadow->attached && !shadow->busy) attached.push_back(shadow.get());
   }
   return attached.empty() ? nullptr : attached[world_.rng.below(attached.size())];
 }
@@ -391,7 +399,45 @@ void Workload::merge() {
   control_began("merge");
   shadow->merge_asked = true;
   io::spawn(volume_.merge_shadow(shadow->uuid), [this, shadow](const Status& status) {
-    if (control_ended("merge", status) && status) shadow->merged = true;
+    const bool leaving =
+        !status && shadow->release_asked &&
+        (status.error().code == Code::kFailedPrecondition || status.error().code == Code::kNotFound);
+    if (control_ended("merge", leaving ? Status{} : status) && status) shadow->merged = true;
+  });
+}
+
+// The way back. What fails for want of room stays as it was.
+void Workload::release(Act act) {
+  Backing* shadow = pick_attached();
+  if (shadow == nullptr) return;
+  const char* what = act == Act::kFold ? "fold" : "drain";
+  control_began(what);
+  shadow->busy = shadow->release_asked = shadow->merge_asked =
+      true;  // what cannot go is part of the volume after it
+  auto job = act == Act::kFold ? volume_.fold_shadow(shadow->uuid) : volume_.drain_segment(shadow->uuid);
+  io::spawn(std::move(job), [this, shadow, what](const Status& status) {
+    shadow->busy = false;
+    const bool no_room = !status && (status.error().code == Code::kNoSpace ||
+                                     (what[0] == 'f' && status.error().code == Code::kFailedPrecondition));
+    if (!control_ended(what, no_room ? Status{} : status)) return;
+    if (status) world_.remove(shadow);
+  });
+}
+
+void Workload::resize() {
+  const auto segments = volume_.segments();
+  const volume::SegmentInfo& segment = segments[world_.rng.below(segments.size())];
+  const uint64_t unit = std::max<uint64_t>(world_.swarm.create.geometry.cluster(), extent::kMetaBlock);
+  const uint64_t most = std::min(segment.backing_max, 2 * segment.backing);
+  const uint64_t bytes =
+      align_down(segment.backing / 2 + world_.rng.below(most - segment.backing / 2 + 1), unit);
+  control_began("resize");
+  io::spawn(volume_.resize_segment(segment.uuid, bytes), [this](const Status& status) {
+    const bool no_room =
+        !status &&
+        (status.error().code == Code::kNoSpace || status.error().code == Code::kNotFound ||
+         status.error().code == Code::kFailedPrecondition || status.error().code == Code::kInvalidArgument);
+    (void)control_ended("resize", no_room ? Status{} : status);
   });
 }
 

@@ -73,6 +73,8 @@ class Workload {
   void grant();
   void activate();
   void merge();
+  void release(Act act);
+  void resize();
   void checkpoint();
   void check();
   void pause();

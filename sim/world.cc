@@ -20,25 +20,41 @@ void World::check_promises(const volume::Volume& volume, const std::vector<Uuid>
         segment.capacity);
   }
   size_t found_count = 1;
+  std::vector<const Backing*> gone;
   for (const auto& shadow : shadows) {
     const auto found =
         std::find_if(segments.begin(), segments.end(), [&](const auto& s) { return s.uuid == shadow->uuid; });
     if (found == segments.end()) {
-      if (shadow->attached) violate(fmt::format("shadow {} was attached and is lost", shadow->uuid.str()));
+      if (shadow->attached && !shadow->release_asked)
+        violate(fmt::format("shadow {} was attached and is lost", shadow->uuid.str()));
       const bool listed = std::find(orphans.begin(), orphans.end(), shadow->uuid) != orphans.end();
       if (!listed) violate(fmt::format("shadow {} is neither attached nor an orphan", shadow->uuid.str()));
+      if (shadow->release_asked) gone.push_back(shadow.get());
       continue;
     }
     ++found_count;
     if (!shadow->attach_asked) violate("a shadow is attached that nobody attached");
     const bool merged = found->state == volume::SegmentState::kMerged;
-    if (shadow->merged && !merged)
+    const bool leaving = found->state == volume::SegmentState::kFolding ||
+                         found->state == volume::SegmentState::kDraining ||
+                         found->state == volume::SegmentState::kReleased;
+    if (leaving && !shadow->release_asked) violate("a shadow is being released that nobody asked to release");
+    if (shadow->merged && !merged && !shadow->release_asked)
       violate(fmt::format("shadow {} was merged and is not", shadow->uuid.str()));
     if (merged && !shadow->merge_asked) violate("a shadow is merged that nobody merged");
     shadow->formatted = shadow->attached = shadow->in_service = true;
     shadow->merged = merged;
   }
+  for (const Backing* backing : gone) remove(backing);
   if (found_count != segments.size()) violate("the volume has segments that nobody made");
+}
+
+void World::remove(const Backing* shadow) {
+  const auto found =
+      std::find_if(shadows.begin(), shadows.end(), [&](const auto& s) { return s.get() == shadow; });
+  say("  {} is given back", shadow->uuid.str());
+  removed.push_back(std::move(*found));
+  shadows.erase(found);
 }
 
 }  // namespace foreshadow::sim

@@ -25,10 +25,11 @@ struct Backing {
   bool attach_asked = false;
   bool attached = false;  // acknowledged, or seen after recovery
   bool merge_asked = false;
-  bool merged = false;        // acknowledged, or seen after recovery
-  bool in_service = false;    // attached when this life began
-  uint64_t failed_syncs = 0;  // when this life began to serve
-  bool busy = false;          // the workload is doing something to it now
+  bool merged = false;         // acknowledged, or seen after recovery
+  bool release_asked = false;  // folded or drained: it may be gone after a crash
+  bool in_service = false;     // attached when this life began
+  uint64_t failed_syncs = 0;   // when this life began to serve
+  bool busy = false;           // the workload is doing something to it now
 };
 
 struct World {
@@ -46,6 +47,7 @@ struct World {
   bool trace;
   Backing primary;
   std::vector<std::unique_ptr<Backing>> shadows;
+  std::vector<std::unique_ptr<Backing>> removed;  // released and given back: no part of any volume any more
 
   uint64_t crashes = 0;
   uint64_t operations = 0;
@@ -80,11 +82,13 @@ struct World {
   }
   DiskCounts all_failures() const {
     DiskCounts out = primary.disk->counts();
-    for (const auto& shadow : shadows) {
-      const DiskCounts& one = shadow->disk->counts();
-      out.failed_reads += one.failed_reads;
-      out.failed_writes += one.failed_writes;
-      out.failed_syncs += one.failed_syncs;
+    for (const auto* all : {&shadows, &removed}) {
+      for (const auto& shadow : *all) {
+        const DiskCounts& one = shadow->disk->counts();
+        out.failed_reads += one.failed_reads;
+        out.failed_writes += one.failed_writes;
+        out.failed_syncs += one.failed_syncs;
+      }
     }
     return out;
   }
@@ -129,6 +133,8 @@ struct World {
   std::vector<volume::SegmentFile> open_files();
   // Holds a volume just opened against what was acknowledged; what is there now is from here on expected.
   void check_promises(const volume::Volume& volume, const std::vector<Uuid>& orphans);
+  // Its blocks are elsewhere, or it never had any: the backing goes.
+  void remove(const Backing* shadow);
   void power_on() {
     for (const Backing* backing : backings()) backing->disk->power_on();
   }

@@ -25,6 +25,11 @@ struct Mapping {
   uint16_t mask_a = 0;
   uint16_t mask_b = 0;
   uint16_t mask() const { return mask_a | mask_b; }
+  uint16_t mask_of(Pcn pcn) const {  // what lies there
+    if (pcn.v == 0) return 0;
+    return a == pcn ? mask_a : b == pcn ? mask_b : uint16_t{0};
+  }
+  bool has(Pcn pcn) const { return pcn.v != 0 && (a == pcn || b == pcn); }
   bool operator==(const Mapping&) const = default;
 };
 

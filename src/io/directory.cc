@@ -103,7 +103,7 @@ Result<std::unique_ptr<File>> FileDirectory::create(const std::string& name, uin
 // Turns a new, empty file into a finished one.
 Result<std::unique_ptr<File>> FileDirectory::fill(UniqueFd fd, const std::string& path, uint64_t size) {
   TRY(lock_for_writing(fd.get(), path));
-  TRY(reserve_space(fd.get(), size, path));
+  TRY(reserve_space(fd.get(), 0, size, path));
   if (::fsync(fd.get()) != 0) return fail_errno(errno, path + ": making it durable");
   TRY(sync_names());
   ASSIGN_OR_RETURN(const FileAccess access, prepare_access(fd.get(), path));

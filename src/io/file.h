@@ -11,7 +11,8 @@
 
 namespace foreshadow::io {
 
-// A fixed-size random-access backing. Calls may overlap; overlapping writes in flight have no order.
+// A random-access backing, of fixed size between calls of resize(). Calls may overlap; overlapping writes in
+// flight have no order.
 //
 // Durability is that of a disk with a volatile cache: a completed write is visible to later reads, and
 // durable only after a sync() that was *started after* the write completed has succeeded. Without that, a
@@ -28,6 +29,10 @@ class File {
   virtual void sync(Op& op) = 0;
   virtual uint64_t size() const = 0;
   virtual uint32_t alignment() const = 0;  // 1 to 4096
+  // Blocks: through Executor::offload. Nothing may be in flight past the smaller of both sizes. Growing
+  // reserves the space, reads as zero there, and is durable on return; kNoSpace changes nothing that size()
+  // shows.
+  virtual Status resize(uint64_t bytes) = 0;
 };
 
 // The entries of one directory, by plain name (no '/'). Every call may block: use it at start-up or through

@@ -385,7 +385,7 @@ TEST_P(FileTest, ZerosAreWrittenWhereSpaceCannotBeReserved) {
   for (const uint64_t size : {uint64_t{1}, kMiB, 2 * kMiB + 7}) {
     const UniqueFd fd(::open(scratch.at("z").c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
     ASSERT_TRUE(static_cast<bool>(fd));
-    EXPECT_TRUE(write_zeros(fd.get(), size, "z"));
+    EXPECT_TRUE(write_zeros(fd.get(), 0, size, "z"));
     EXPECT_EQ(directory->size_of("z").value(), size);
     struct stat facts{};
     ASSERT_EQ(::fsync(fd.get()), 0);

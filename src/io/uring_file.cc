@@ -1,6 +1,7 @@
 #include "io/uring_file.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <linux/magic.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -180,26 +181,50 @@ Result<FileAccess> prepare_access(int fd, const std::string& path) {
   return access;
 }
 
-Status reserve_space(int fd, uint64_t size, const std::string& path) {
-  if (size == 0) return {};
+Status reserve_space(int fd, uint64_t from, uint64_t size, const std::string& path) {
+  if (size <= from) return {};
   int result = 0;
   do {
-    result = ::fallocate(fd, 0, 0, static_cast<off_t>(size));
+    result = ::fallocate(fd, 0, static_cast<off_t>(from), static_cast<off_t>(size - from));
   } while (result != 0 && errno == EINTR);
   if (result == 0) return {};
-  if (errno == EOPNOTSUPP || errno == ENOSYS) return write_zeros(fd, size, path);
+  if (errno == EOPNOTSUPP || errno == ENOSYS) return write_zeros(fd, from, size, path);
   return fail_errno(errno, path + ": reserving its space");
 }
 
-Status write_zeros(int fd, uint64_t size, const std::string& path) {
-  const std::vector<std::byte> zeros(std::min<uint64_t>(size, kMiB));
-  for (uint64_t offset = 0; offset < size;) {
+Status write_zeros(int fd, uint64_t from, uint64_t size, const std::string& path) {
+  if (size <= from) return {};
+  const Buffer zeros(std::min<uint64_t>(kMiB, align_up(size - from, kBufferAlignment)));  // fit for O_DIRECT
+  std::fill(zeros.span().begin(), zeros.span().end(), std::byte{0});
+  for (uint64_t offset = from; offset < size;) {
     const size_t length = std::min<uint64_t>(zeros.size(), size - offset);
     const ssize_t written = ::pwrite(fd, zeros.data(), length, static_cast<off_t>(offset));
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) return fail_errno(errno, path + ": filling it with zeros");
     offset += static_cast<uint64_t>(written);
   }
+  return {};
+}
+
+Status UringFile::resize(uint64_t bytes) {
+  const std::string path = "a segment's backing";
+  const uint64_t before = size_;
+  if (!writable_) return fail(Code::kReadOnly, path + " is open for reading only");
+  if (bytes % access_.alignment != 0) {
+    return fail(Code::kInvalidArgument,
+                fmt::format("{}: {} bytes are no multiple of {}", path, bytes, access_.alignment));
+  }
+  Status reserved = reserve_space(fd_.get(), before, bytes, path);
+  if (!reserved) {
+    if (::ftruncate(fd_.get(), static_cast<off_t>(before)) != 0)
+      return fail_errno(errno, path + ": taking it back");
+    return reserved;
+  }
+  if (bytes < before && ::ftruncate(fd_.get(), static_cast<off_t>(bytes)) != 0) {
+    return fail_errno(errno, path + ": cutting it off");
+  }
+  if (::fsync(fd_.get()) != 0) return fail_errno(errno, path + ": making its size durable");
+  size_ = bytes;
   return {};
 }
 

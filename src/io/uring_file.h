@@ -1,5 +1,6 @@
 #pragma once
 // io::File on a descriptor, and the two steps that make one.
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -19,7 +20,7 @@ struct FileAccess {
   uint32_t alignment = 1;  // of offsets, lengths and memory
 };
 
-// An open regular file of fixed size. Owns the descriptor, and with it the lock on the file. Made on any
+// An open regular file. Owns the descriptor, and with it the lock on the file. Made on any
 // thread; used and destroyed on the loop's (or destroyed anywhere, once nothing is in flight).
 //
 // On a disk every call becomes one submission to the ring; what a short transfer left over is submitted
@@ -34,7 +35,8 @@ class UringFile final : public File, private Endpoint {
   void write(Op& op, uint64_t offset, std::span<const std::byte> from) override;
   void write_durable(Op& op, uint64_t offset, std::span<const std::byte> from) override;
   void sync(Op& op) override;
-  uint64_t size() const override { return size_; }
+  uint64_t size() const override { return size_.load(std::memory_order_relaxed); }
+  Status resize(uint64_t bytes) override;
   uint32_t alignment() const override { return access_.alignment; }
   bool direct() const { return access_.direct; }
 
@@ -47,7 +49,7 @@ class UringFile final : public File, private Endpoint {
 
   UringLoop& loop_;
   UniqueFd fd_;
-  const uint64_t size_;
+  std::atomic<uint64_t> size_;  // resize() comes from another thread
   const FileAccess access_;
   const bool writable_;
 };
@@ -56,11 +58,11 @@ class UringFile final : public File, private Endpoint {
 // where that is the way. O_NONBLOCK is cleared.
 Result<FileAccess> prepare_access(int fd, const std::string& path);
 
-// Makes room for `size` zero bytes in the empty file `fd`, so that no later write can fail for lack of space.
-// Where the file system cannot reserve, zeros are written. kNoSpace if it does not fit; the file is then of
-// any size.
-Status reserve_space(int fd, uint64_t size, const std::string& path);
-// The second way by itself: `fd` not yet O_DIRECT.
-Status write_zeros(int fd, uint64_t size, const std::string& path);
+// Makes room for zero bytes from `from`, the present end of file `fd`, to `size`, so that no later write can
+// fail for lack of space. Where the file system cannot reserve, zeros are written. kNoSpace if it does not
+// fit; the file then ends anywhere between.
+Status reserve_space(int fd, uint64_t from, uint64_t size, const std::string& path);
+// The second way by itself.
+Status write_zeros(int fd, uint64_t from, uint64_t size, const std::string& path);
 
 }  // namespace foreshadow::io

@@ -75,14 +75,16 @@ io::Task<Status> Checkpointer::run() {
   const CkptSeq sequence = super_.checkpoint.next();
   extent::Superblock next = super_;
   new_places_.clear();
-  auto pages = co_await write_pages(frozen.pages, sequence, &next.table_digest);
+  auto pages = co_await write_pages(frozen, sequence, &next.table_digest);
   if (!pages) co_return pages;
   next.sequence = super_.sequence + 1;
   next.checkpoint = sequence;
   next.replay_from = frozen.replay_from;
   next.replay_prev_crc = frozen.prev_crc;
   next.segments = frozen.rows;
-  for (const extent::SegmentRow& row : next.segments)
+  auto dropped = co_await drop_released(next);
+  if (!dropped) co_return dropped;
+  for (const extent::SegmentRow& row : frozen.rows)
     next.next_segment = std::max(next.next_segment, row.id.next());
   if (committer_.poisoned()) co_return fail(Code::kReadOnly, committer_.poison_reason());
   auto written = co_await extent::write_superblock(*segments_.primary().file, next);
@@ -90,14 +92,54 @@ io::Task<Status> Checkpointer::run() {
   super_ = next;
   for (const NewPlace& at : new_places_) segments_.at(at.segment_index).places[at.page] = at.place;
   committer_.checkpointed(frozen.replay_from);
+  for (const extent::SegmentRow& row : frozen.rows) {
+    if (row.state == extent::SegmentState::kReleased) committer_.forget(row.id);
+  }
   co_return Status{};
 }
 
-io::Task<Status> Checkpointer::write_pages(const extent::DirtyPages& pages, CkptSeq sequence,
+// A released segment leaves the table: its row, and its pages' share of the digest.
+io::Task<Status> Checkpointer::drop_released(extent::Superblock& next) {
+  for (const extent::SegmentRow& row : next.segments) {
+    if (row.state != extent::SegmentState::kReleased) continue;
+    Segment& segment = *segments_.find(row.uuid);
+    for (uint32_t page = 0; page < segment.layout.table_pages; ++page) {
+      if (segment.places[page] == extent::kNoPlace) continue;
+      auto old = co_await read_page(segment, page);
+      if (!old) co_return tl::unexpected(old.error());
+      next.table_digest -= extent::page_digest(row.pcn_base, page, old->page.checkpoint, old->crc);
+    }
+  }
+  std::erase_if(next.segments,
+                [](const extent::SegmentRow& row) { return row.state == extent::SegmentState::kReleased; });
+  co_return Status{};
+}
+
+// What is in use of one page, as the last checkpoint left it.
+io::Task<Result<extent::PlaceContent>> Checkpointer::read_page(Segment& segment, uint32_t page) {
+  const uint64_t offset = segment.layout.page_offset(page, segment.places[page]);
+  const int read = co_await io::read(*segment.file, offset, page_buffer_.span());
+  if (read < 0) co_return fail_errno(read, "cannot read a table page");
+  auto content =
+      extent::decode_page(page_buffer_.span(), volume_, segment.row.uuid, page, segment.row.pcn_base);
+  if (!content) co_return tl::unexpected(content.error());
+  if (!*content) {
+    co_return fail(Code::kCorrupt,
+                   fmt::format("table page {} of segment {} has vanished", page, segment.row.id.v));
+  }
+  co_return **content;
+}
+
+io::Task<Status> Checkpointer::write_pages(const Committer::Frozen& frozen, CkptSeq sequence,
                                            uint64_t* digest) {
   std::vector<bool> touched(segments_.slots(), false);
-  for (const extent::DirtyPages::Page& page : pages.pages()) {
-    auto written = co_await write_page(pages, page, sequence, digest);
+  std::vector<bool> leaving(segments_.slots(), false);
+  for (const extent::SegmentRow& row : frozen.rows) {
+    if (row.state == extent::SegmentState::kReleased) leaving[segments_.find(row.uuid)->index] = true;
+  }
+  for (const extent::DirtyPages::Page& page : frozen.pages.pages()) {
+    if (leaving[page.segment_index]) continue;
+    auto written = co_await write_page(frozen.pages, page, sequence, digest);
     if (!written) co_return written;
     touched[page.segment_index] = true;
   }
@@ -119,16 +161,10 @@ io::Task<Status> Checkpointer::write_page(const extent::DirtyPages& pages, exten
   page.page = at.page;
   page.pcn_base = segment.row.pcn_base;
   if (place != extent::kNoPlace) {
-    const int read =
-        co_await io::read(*segment.file, segment.layout.page_offset(at.page, place), page_buffer_.span());
-    if (read < 0) co_return fail_errno(read, "cannot read a table page");
-    auto old = extent::decode_page(page_buffer_.span(), volume_, page.segment, at.page, page.pcn_base);
+    auto old = co_await read_page(segment, at.page);
     if (!old) co_return tl::unexpected(old.error());
-    if (!*old)
-      co_return fail(Code::kCorrupt,
-                     fmt::format("table page {} of segment {} has vanished", at.page, segment.row.id.v));
-    page.entries = (*old)->page.entries;
-    *digest -= extent::page_digest(page.pcn_base, at.page, (*old)->page.checkpoint, (*old)->crc);
+    page.entries = old->page.entries;
+    *digest -= extent::page_digest(page.pcn_base, at.page, old->page.checkpoint, old->crc);
   }
   page.checkpoint = sequence;
   pages.apply(at, page.entries);

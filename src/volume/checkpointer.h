@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "extent/superblock.h"
+#include "extent/table_page.h"
 #include "io/executor.h"
 #include "io/task.h"
 #include "volume/committer.h"
@@ -32,9 +33,11 @@ class Checkpointer {
 
  private:
   io::Task<Status> run();
-  io::Task<Status> write_pages(const extent::DirtyPages& pages, CkptSeq sequence, uint64_t* digest);
+  io::Task<Status> write_pages(const Committer::Frozen& frozen, CkptSeq sequence, uint64_t* digest);
   io::Task<Status> write_page(const extent::DirtyPages& pages, extent::DirtyPages::Page page,
                               CkptSeq sequence, uint64_t* digest);
+  io::Task<Status> drop_released(extent::Superblock& next);
+  io::Task<Result<extent::PlaceContent>> read_page(Segment& segment, uint32_t page);
   io::Detached run_detached();
 
   io::Executor& executor_;

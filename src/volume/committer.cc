@@ -279,6 +279,10 @@ Committer::Frozen Committer::freeze() {
   return out;
 }
 
+void Committer::forget(SegmentId released) {
+  std::erase_if(rows_, [&](const extent::SegmentRow& row) { return row.id == released; });
+}
+
 void Committer::checkpointed(BlockSeq replay_from) {
   replay_from_ = replay_from;
   ring_space_.notify_all();

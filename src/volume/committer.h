@@ -88,6 +88,7 @@ class Committer {
     std::vector<extent::SegmentRow> rows;
   };
   Frozen freeze();
+  void forget(SegmentId released);          // its row is in no superblock any more
   void checkpointed(BlockSeq replay_from);  // ring space before this block is free again
   // Held: no commit writes to the journal until unblock(). For a check of what is on disk.
   io::Task<Status> block();

@@ -65,8 +65,11 @@ Engine::Engine(io::Executor& executor, std::unique_ptr<extent::Recovered> recove
                  {options.commit_idle, options.commit_age}),
       checkpointer_(executor, segments_, committer_, recovered->label.volume, super_after(*recovered)),
       placement_(segments_, *this),
+      relocator_({executor, segments_, geometry_, map_, locks_, moves_, committer_, pacer_, *this}),
       buffers_(kKeepBounce),
       zeros_(kZeroBytes),
+      job_ended_(executor),
+      check_ended_(executor),
       drained_(executor) {
   std::fill(zeros_.span().begin(), zeros_.span().end(), std::byte{0});
   alignment_ = segments_.alignment();
@@ -277,6 +280,8 @@ void Engine::finish(IoTask& task, Code code) {
     stats_.sequential_ops += request.offset == sequential_next_ ? 1 : 0;
     sequential_next_ = request.offset + request.length;
   }
+  if (job_.kind != JobKind::kNone && request.kind != block::OpKind::kFlush)
+    pacer_.on_foreground(executor_.now(), latency);
   if (code != Code::kOk && request.kind != block::OpKind::kRead && code != Code::kShutdown)
     ++stats_.failed_writes;
   --stats_.queue_depth;

@@ -13,12 +13,15 @@
 #include "volume/committer.h"
 #include "volume/io_task.h"
 #include "volume/lock_table.h"
+#include "volume/move_table.h"
+#include "volume/pacer.h"
 #include "volume/placement.h"
+#include "volume/relocator.h"
 #include "volume/volume.h"
 
 namespace foreshadow::volume {
 
-class Engine final : public Volume, private CommitSink, private PlacementSink {
+class Engine final : public Volume, private CommitSink, private PlacementSink, private MoveSink {
  public:
   Engine(io::Executor& executor, std::unique_ptr<extent::Recovered> recovered, std::vector<SegmentFile> files,
          RunOptions options);
@@ -36,6 +39,10 @@ class Engine final : public Volume, private CommitSink, private PlacementSink {
   io::Task<Status> attach_shadow(SegmentFile segment) override;
   Status activate_shadow(Uuid segment) override;
   io::Task<Status> merge_shadow(Uuid segment) override;
+  io::Task<Status> fold_shadow(Uuid segment) override;
+  io::Task<Status> drain_segment(Uuid segment) override;
+  io::Task<Status> resize_segment(Uuid segment, uint64_t bytes) override;
+  JobInfo job() const override;
   io::Task<Status> flush() override { return committer_.commit(); }
   io::Task<Status> checkpoint() override;
   io::Task<Result<extent::CheckReport>> check() override;
@@ -75,12 +82,14 @@ class Engine final : public Volume, private CommitSink, private PlacementSink {
   uint32_t plan_write(IoTask& task, bool may_move);
   ClusterPlan plan_cluster(const IoTask& task, Lcn lcn, bool may_move);
   void choose_target(ClusterPlan& plan, const extent::Mapping& mapping, bool may_move);
+  void choose_in_move(ClusterPlan& plan, const extent::Mapping& mapping, const Move& move);
+  void note_in_move(const ClusterPlan& plan);
   bool claim_clusters(IoTask& task);
   void write_plans(IoTask& task);
   void reserve(IoTask& task, uint32_t clusters);
   void write_done(IoTask& task);
   void place(const ClusterPlan& plan);
-  void record_mapping(Lcn lcn, const extent::Mapping& before, const extent::Mapping& after);
+  void record_mapping(Lcn lcn, const extent::Mapping& before, const extent::Mapping& after) override;
 
   // Zero and trim (engine_unmap.cc).
   void next_unmap_step(IoTask& task);
@@ -96,6 +105,29 @@ class Engine final : public Volume, private CommitSink, private PlacementSink {
   void fail_held(Code code);
   void end_hold(IoTask& task);
   void park(IoTask& task);  // until the batch has room
+
+  // Fold, drain, resize (evacuate.cc).
+  struct Job {
+    using Kind = JobKind;
+    Kind kind = Kind::kNone;
+    Uuid segment;
+  };
+  struct DrainRoom {
+    uint64_t room = 0;     // clusters
+    uint64_t reserve = 0;  // clusters that a drain leaves free
+  };
+  io::Task<Status> as_job(Job job, io::Task<Status> work);
+  io::Task<Status> evacuate(Uuid uuid, SegmentState how);
+  io::Task<Status> empty(Segment& segment, uint32_t first, SegmentState how);
+  io::Task<Status> release(Segment& segment);
+  io::Task<Status> resize_now(Uuid uuid, uint64_t bytes);
+  io::Task<Status> shrink(Segment& segment, uint32_t clusters, uint64_t bytes);
+  void set_clusters(Segment& segment, uint32_t clusters);
+  Result<Segment*> find_segment(const Uuid& uuid);
+  Status check_room(const Segment& leaving, SegmentState how);
+  DrainRoom drain_room(const Segment& leaving) const;
+  extent::Allocator::Run take_for_drain(const Segment& leaving, uint32_t want);
+  extent::Allocator::Run take_for_fold(uint32_t want);
 
   // CommitSink and PlacementSink.
   void on_freed(const std::vector<Pcn>& clusters) override;
@@ -123,6 +155,9 @@ class Engine final : public Volume, private CommitSink, private PlacementSink {
   Checkpointer checkpointer_;
   Placement placement_;
   LockTable locks_;
+  MoveTable moves_;
+  Pacer pacer_;
+  Relocator relocator_;
   block::IoStats stats_;
   Listener* listener_ = nullptr;
   std::vector<std::unique_ptr<IoTask>> tasks_;
@@ -142,6 +177,10 @@ class Engine final : public Volume, private CommitSink, private PlacementSink {
   io::MemberOp<Engine, &Engine::on_retry> retry_op_{this};
   bool retry_posted_ = false;
   bool closing_ = false;
+  Job job_;
+  io::Event job_ended_;
+  uint32_t checking_ = 0;  // checks that read the segments' files now
+  io::Event check_ended_;
   io::Event drained_;
 };
 

@@ -100,6 +100,7 @@ void Engine::park(IoTask& task) {
 }
 
 void Engine::on_batch_sealed() {
+  relocator_.on_batch_sealed();
   std::deque<IoTask*> ready;
   ready.swap(parked_);
   for (IoTask* task : ready) go(*task);

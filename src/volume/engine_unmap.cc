@@ -83,10 +83,13 @@ void Engine::run_unmap(IoTask& task) {
     const Mapping before = map_.get(node->lcn);
     const uint16_t bits = bits_of(node->lcn, task.step_begin, task.step_end) & before.mask();
     Mapping after;
+    Move* move = moves_.empty() ? nullptr : moves_.find(node->lcn);
+    if (move != nullptr) move->dirty |= bits & move->copying;
     const auto keep = [&](Pcn pcn, uint16_t mask) {
       const auto left = static_cast<uint16_t>(mask & ~bits);
       if (pcn.v == 0) return;
       if (left == 0) {
+        if (move != nullptr) return;  // which gives its places back itself
         stats_.freed_bytes += geometry_.cluster();
         // A place taken by a write that failed was never in a record: it is free at once.
         if (mask == 0) {

@@ -134,6 +134,7 @@ void Engine::write_plans(IoTask& task) {
   const uint64_t sub_block = geometry_.sub_block();
   for (const ClusterPlan& plan : task.plans) {
     if (plan.skip) continue;
+    if (!moves_.empty()) note_in_move(plan);
     const Mapping mapping = map_.get(plan.lcn);
     const uint64_t base = uint64_t{plan.lcn.v} << geometry_.cluster_bits();
     const auto owner_of = [&](uint32_t index) {
@@ -188,8 +189,36 @@ ClusterPlan Engine::plan_cluster(const IoTask& task, Lcn lcn, bool may_move) {
       return plan;
     }
   }
-  choose_target(plan, mapping, may_move);
+  if (const Move* move = moves_.empty() ? nullptr : moves_.find(lcn)) {
+    choose_in_move(plan, mapping, *move);
+  } else {
+    choose_target(plan, mapping, may_move);
+  }
   return plan;
+}
+
+// By the rules of move_table.h. What is being copied stays at the source, and so does, for the time of the
+// copy, what the copy would overwrite at the target.
+void Engine::choose_in_move(ClusterPlan& plan, const Mapping& mapping, const Move& move) {
+  const uint16_t at_source = mapping.mask_of(move.source);
+  if (move.target.v == 0 || (plan.placed & move.copying) != 0) {
+    plan.target = plan.placed != 0 ? move.source : Pcn(0);
+    return;
+  }
+  plan.placed |= plan.bits & at_source & static_cast<uint16_t>(~move.copying);
+  plan.target = plan.placed != 0 ? move.target : Pcn(0);
+}
+
+// The write is on its way: the copy must not overwrite it, and its place is noted again if a trim has taken
+// it out of the map.
+void Engine::note_in_move(const ClusterPlan& plan) {
+  Move* move = moves_.find(plan.lcn);
+  if (move == nullptr) return;
+  move->dirty |= plan.bits & move->copying;
+  Mapping mapping = map_.get(plan.lcn);
+  if (plan.placed == 0 || mapping.a == plan.target || mapping.b == plan.target) return;
+  (mapping.a.v == 0 ? mapping.a : mapping.b) = plan.target;
+  map_.set(plan.lcn, mapping);
 }
 
 // Where the bits that have no place yet go, and with `redirect all` also which bits leave the place they
@@ -253,7 +282,8 @@ void Engine::place(const ClusterPlan& plan) {
   losing &= static_cast<uint16_t>(~plan.placed);
   const Pcn loser = into_a ? after.b : after.a;
   const bool emptied = loser.v != 0 && losing == 0 && (into_a ? before.mask_b : before.mask_a) != 0;
-  if (emptied) {
+  // A move gives its places back itself: somebody may still read there.
+  if (emptied && (moves_.empty() || moves_.find(plan.lcn) == nullptr)) {
     committer_.free_when_durable(loser);
     after = {plan.target, Pcn(0), gaining, 0};
   }

@@ -41,6 +41,7 @@ class FailStopFile final : public io::File {
   }
   uint64_t size() const override { return inner_->size(); }
   uint32_t alignment() const override { return inner_->alignment(); }
+  Status resize(uint64_t bytes) override { return inner_->resize(bytes); }
 
  private:
   struct SyncOp : io::Op {

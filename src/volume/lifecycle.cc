@@ -77,10 +77,17 @@ io::Task<Status> Engine::merge_shadow(Uuid segment) {
   Segment* shadow = segments_.find(segment);
   if (shadow == nullptr)
     co_return fail(Code::kNotFound, fmt::format("volume {} has no segment {}", name(), segment.str()));
+  const auto leaving = [&] {
+    return fail(Code::kFailedPrecondition,
+                fmt::format("segment {} of volume {} is being released", segment.str(), name()));
+  };
+  if (shadow->is_leaving()) co_return leaving();
   if (shadow->row.state != SegmentState::kMerged) {
     placement_.seal(*shadow);
     auto prepared = co_await committer_.commit();
     if (!prepared) co_return prepared;
+    shadow = segments_.find(segment);
+    if (shadow == nullptr || shadow->is_leaving()) co_return leaving();
     placement_.merged(*shadow);
     retry_later();
   }
@@ -102,9 +109,12 @@ io::Task<Result<extent::CheckReport>> Engine::check() {
   if (!committed) co_return tl::unexpected(committed.error());
   auto commits = co_await committer_.block();
   auto checkpoints = co_await checkpointer_.block();
+  ++checking_;  // no file goes away meanwhile
   std::vector<io::File*> files;
   for (const Segment* segment : segments_.all()) files.push_back(segment->file.get());
   extent::CheckReport report = co_await extent::check_segments(std::move(files));
+  --checking_;
+  check_ended_.notify_all();
   checkpointer_.unblock();
   committer_.unblock();
   if (!commits || !checkpoints) co_return fail(Code::kInternal, "the volume could not be held still");
@@ -114,6 +124,9 @@ io::Task<Result<extent::CheckReport>> Engine::check() {
 io::Task<Status> Engine::close() {
   closing_ = true;
   fail_held(Code::kShutdown);
+  relocator_.stop();
+  job_ended_.notify_all();  // who waits for a turn is told
+  while (job_.kind != JobKind::kNone) co_await job_ended_.wait();
   while (idle_tasks_.size() != tasks_.size()) co_await drained_.wait();
   auto committed = co_await committer_.commit();
   auto written = co_await checkpointer_.run_now();
@@ -172,7 +185,8 @@ std::vector<SegmentInfo> Engine::segments() const {
     const extent::SegmentRow& row = segment->row;
     const uint64_t used = segment->allocator.taken();
     out.push_back({row.id, row.uuid, row.role, row.state, uint64_t{row.clusters} * geometry_.cluster(),
-                   used * geometry_.cluster()});
+                   used * geometry_.cluster(), segment->file->size(),
+                   extent::bytes_for(segment->layout, geometry_, segment->layout.clusters)});
   }
   return out;
 }

@@ -1,5 +1,7 @@
 #include "volume/placement.h"
 
+#include <algorithm>
+
 #include "base/assert.h"
 
 namespace foreshadow::volume {
@@ -14,6 +16,10 @@ Segment* first_in_state(SegmentSet& segments, SegmentState state) {
   return nullptr;
 }
 
+bool takes_first_touches(SegmentState state) {
+  return state == SegmentState::kWarm || state == SegmentState::kActive || state == SegmentState::kMerged;
+}
+
 }  // namespace
 
 Segment* Placement::active() {
@@ -21,14 +27,14 @@ Segment* Placement::active() {
 }
 Segment* Placement::warm() {
   for (Segment* segment : segments_.all()) {
-    if (segment->row.state == SegmentState::kWarm && segment->allocator.free() > 0) return segment;
+    if (segment->row.state == SegmentState::kWarm && segment->room() > 0) return segment;
   }
   return nullptr;
 }
 
 Segment* Placement::active_with_room() {
   for (Segment* segment : segments_.all()) {
-    if (segment->row.state == SegmentState::kActive && segment->allocator.free() > 0) return segment;
+    if (segment->row.state == SegmentState::kActive && segment->room() > 0) return segment;
   }
   return nullptr;
 }
@@ -36,7 +42,7 @@ Segment* Placement::active_with_room() {
 bool Placement::can_place(uint64_t clusters) const {
   uint64_t room = 0;
   for (Segment* segment : segments_.all()) {
-    if (segment->row.state != SegmentState::kSealed) room += segment->allocator.free();
+    if (takes_first_touches(segment->row.state)) room += segment->room();
     if (room >= clusters) return true;
   }
   return false;
@@ -45,7 +51,7 @@ bool Placement::can_place(uint64_t clusters) const {
 Segment* Placement::next_target() {
   if (Segment* shadow = active_with_room()) return shadow;
   for (Segment* segment : segments_.all()) {
-    if (segment->row.state == SegmentState::kMerged && segment->allocator.free() > 0) return segment;
+    if (segment->row.state == SegmentState::kMerged && segment->room() > 0) return segment;
   }
   Segment* shadow = warm();
   if (shadow != nullptr) activate(*shadow);
@@ -56,7 +62,7 @@ void Placement::take(uint32_t clusters, std::vector<Pcn>& out) {
   while (clusters > 0) {
     Segment* target = next_target();
     ASSERT(target != nullptr);
-    const extent::Allocator::Run run = target->allocator.allocate(clusters);
+    const extent::Allocator::Run run = target->allocator.allocate(std::min(clusters, target->room()));
     ASSERT(run.count > 0);
     for (uint32_t i = 0; i < run.count; ++i) out.push_back(run.first.next(i));
     clusters -= run.count;
@@ -85,6 +91,13 @@ void Placement::seal(Segment& shadow) {
 }
 void Placement::merged(Segment& shadow) {
   set_state(shadow, SegmentState::kMerged);
+}
+
+void Placement::begin_evacuation(Segment& segment, SegmentState how) {
+  set_state(segment, how);
+}
+void Placement::end_evacuation(Segment& segment, SegmentState now) {
+  set_state(segment, now);
 }
 
 void Placement::set_state(Segment& segment, SegmentState state) {

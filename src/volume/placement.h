@@ -33,6 +33,9 @@ class Placement {
   void activate(Segment& shadow);
   void seal(Segment& shadow);
   void merged(Segment& shadow);
+  // Nothing new is placed in it from here on, until the end says what it is now.
+  void begin_evacuation(Segment& segment, extent::SegmentState how);
+  void end_evacuation(Segment& segment, extent::SegmentState now);
 
  private:
   void set_state(Segment& segment, extent::SegmentState state);

@@ -1,5 +1,6 @@
 #pragma once
 // The segments of one volume, and who owns which physical cluster.
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -20,9 +21,16 @@ struct Segment {
   std::unique_ptr<io::File> file;
   extent::Allocator allocator{Pcn(0), 0};
   std::vector<uint8_t> places;  // per table page: the place in use, or extent::kNoPlace
+  uint32_t reserved = 0;        // free clusters that only a fold may take
   bool unsynced = false;        // a write has completed since the last sync began
   bool full_reported = false;   // the listener knows that this active shadow is full
 
+  bool is_leaving() const {
+    return row.state == extent::SegmentState::kDraining || row.state == extent::SegmentState::kFolding ||
+           row.state == extent::SegmentState::kReleased;
+  }
+  // What a first touch may take.
+  uint32_t room() const { return allocator.free() - std::min(allocator.free(), reserved); }
   uint64_t data_offset(Pcn pcn, extent::Geometry geometry) const {
     return layout.data_offset + uint64_t{pcn.v - row.pcn_base.v} * geometry.cluster();
   }

@@ -131,6 +131,15 @@ class Rig {
     while (!call.outcome) loop_->run();
     return *call.outcome;
   }
+  // One completion, or some.
+  void turn() {
+    io::spawn(one_yield(), [this](Status) { loop_->stop(); });
+    loop_->run();
+  }
+  io::Task<Status> one_yield() {
+    co_await io::yield(*loop_);
+    co_return Status{};
+  }
   Code write(uint64_t offset, uint64_t length, uint8_t fill) {
     auto call = start(block::OpKind::kWrite, offset, length, std::byte{fill});
     return finish(*call);

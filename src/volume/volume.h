@@ -36,8 +36,10 @@ struct SegmentInfo {
   Uuid uuid;
   SegmentRole role = SegmentRole::kPrimary;
   SegmentState state = SegmentState::kMerged;
-  uint64_t capacity = 0;  // bytes of data
-  uint64_t used = 0;      // bytes of allocated clusters
+  uint64_t capacity = 0;     // bytes of data
+  uint64_t used = 0;         // bytes of allocated clusters
+  uint64_t backing = 0;      // bytes of its backing, metadata included
+  uint64_t backing_max = 0;  // the largest that resize_segment() can make it
 };
 
 struct Usage {
@@ -60,6 +62,15 @@ class Listener {
   virtual void on_hold_began() = 0;
   virtual void on_hold_ended() = 0;
   virtual void on_read_only(const std::string& reason) = 0;
+};
+
+// The background work that changes where clusters lie; one at a time.
+enum class JobKind : uint8_t { kNone, kFold, kDrain, kResize };
+struct JobInfo {
+  JobKind kind = JobKind::kNone;
+  Uuid segment;
+  uint64_t moved = 0;  // bytes, so far
+  uint64_t total = 0;  // bytes there were to move when it began
 };
 
 struct CreateOptions {
@@ -117,6 +128,18 @@ class Volume : public block::BlockDevice {
   // prepare: seal and flush; adopt: one journal record. Acknowledged when durable. Cost does not depend on
   // the shadow's size.
   virtual io::Task<Status> merge_shadow(Uuid segment) = 0;
+
+  // The way back, each in the background of whatever is served; a repeat goes on where a crash has ended it.
+  // fold: everything in the shadow is copied into the primary. drain: into whatever is merged and has room.
+  // On success the segment is no part of the volume any more, its file is closed, and its backing may be
+  // removed: every block it held is durable elsewhere. kFailedPrecondition: the primary must grow first;
+  // kNoSpace: the others have no room, and the segment stays. kNotFound: it is gone already.
+  virtual io::Task<Status> fold_shadow(Uuid segment) = 0;
+  virtual io::Task<Status> drain_segment(Uuid segment) = 0;
+  // Makes the backing of a segment larger, up to what its label allows, or smaller, after moving what lies
+  // past the new end.
+  virtual io::Task<Status> resize_segment(Uuid segment, uint64_t bytes) = 0;
+  virtual JobInfo job() const = 0;
 
   virtual io::Task<Status> flush() = 0;       // as a kFlush request
   virtual io::Task<Status> checkpoint() = 0;  // fold the journal into the tables

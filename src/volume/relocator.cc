@@ -1,0 +1,341 @@
+#include "volume/relocator.h"
+
+#include <algorithm>
+#include <bit>
+
+#include "base/assert.h"
+
+namespace foreshadow::volume {
+
+using extent::Mapping;
+
+namespace {
+constexpr uint32_t kScanAtOnce = 1u << 16;  // clusters looked at before others have their turn
+constexpr uint32_t kBatchWhileServing = 4;  // clusters: a shorter time in which the loop copies
+}  // namespace
+
+// ---- what a batch waits for
+
+// One contiguous copy between a segment and memory.
+struct Relocator::Transfer : io::Op {
+  Segment* segment = nullptr;
+  uint64_t at = 0;
+  std::span<std::byte> memory;
+  Transfers* all = nullptr;
+};
+
+// Starts all of them and waits for the last; the first error is the result.
+struct Relocator::Transfers {
+  std::vector<Transfer>& list;
+  bool writes;
+  uint32_t left = 0;
+  int outcome = 0;
+  std::coroutine_handle<> waiter{};
+
+  bool await_ready() const noexcept { return list.empty(); }
+  bool await_suspend(std::coroutine_handle<> h) {
+    waiter = h;
+    left = static_cast<uint32_t>(list.size()) + 1;  // one for this function
+    for (Transfer& transfer : list) {
+      transfer.all = this;
+      transfer.done = [](io::Op* op, int result) { static_cast<Transfer*>(op)->all->on_done(*op, result); };
+      if (writes) {
+        transfer.segment->file->write(transfer, transfer.at, transfer.memory);
+      } else {
+        transfer.segment->file->read(transfer, transfer.at, transfer.memory);
+      }
+    }
+    return --left != 0;
+  }
+  int await_resume() const noexcept { return outcome; }
+  void on_done(io::Op& op, int result) {
+    if (result < 0 && outcome == 0) outcome = result;
+    if (writes) static_cast<Transfer&>(op).segment->unsynced = true;
+    if (--left == 0) waiter.resume();
+  }
+};
+
+// Passes when every request that is in one of the clusters now has ended. Goes on in a turn of its own: who
+// ended last is in the middle of something.
+struct Relocator::Watch : LockOwner, io::Op {
+  io::Executor& executor;
+  LockTable& locks;
+  std::coroutine_handle<> waiter{};
+  Watch(Parts& parts, const std::vector<Item>& items) : executor(parts.executor), locks(parts.locks) {
+    granted = [](LockOwner* owner) {
+      auto* self = static_cast<Watch*>(owner);
+      self->executor.post(*self);
+    };
+    done = [](io::Op* op, int) { static_cast<Watch*>(op)->waiter.resume(); };
+    for (const Item& item : items) locks.add_watch(*this, item.lcn);
+  }
+  bool await_ready() const noexcept { return false; }
+  bool await_suspend(std::coroutine_handle<> h) {
+    waiter = h;
+    return !locks.acquire(*this);
+  }
+  void await_resume() { locks.release(*this); }
+};
+
+struct Relocator::Sleep {
+  io::Executor& executor;
+  Nanos time;
+  io::Timer timer{};
+  std::coroutine_handle<> waiter{};
+  bool await_ready() const noexcept { return time <= Nanos(0); }
+  void await_suspend(std::coroutine_handle<> h) {
+    waiter = h;
+    timer.op.target = this;
+    timer.op.done = [](io::Op* op, int) { static_cast<Sleep*>(op->target)->waiter.resume(); };
+    executor.arm(timer, executor.now() + time);
+  }
+  void await_resume() const noexcept {}
+};
+
+// ---- a run
+
+io::Task<Status> Relocator::run(Evacuation what) {
+  ASSERT(workers_ == 0);
+  what_ = std::move(what);
+  progress_ = {0, what_.from->allocator.taken_past(what_.first)};
+  outcome_ = {};
+  // A cluster that had one owner on its way out to another in the same place comes up again: passes, until
+  // one finds nothing.
+  for (uint64_t before = UINT64_MAX; outcome_ && progress_.moved != before;) {
+    before = progress_.moved;
+    cursor_ = Lcn(0);
+    workers_ = kWorkers;
+    for (uint32_t i = 0; i < kWorkers; ++i) work();
+    while (workers_ > 0) co_await worker_ended_.wait();
+  }
+  what_ = {};
+  co_return outcome_;
+}
+
+io::Detached Relocator::work() {
+  co_await io::yield(parts_.executor);
+  const io::Buffer memory(size_t{kBatchClusters} * parts_.geometry.cluster());
+  std::vector<Item> items;
+  for (;;) {
+    auto found = co_await next_batch(items);
+    if (!found && outcome_) outcome_ = found;
+    if (items.empty()) break;
+    const MonoTime began = parts_.executor.now();
+    parts_.pacer.work_began();
+    auto moved = co_await move_batch(items, memory);
+    parts_.pacer.work_ended();
+    if (!moved && outcome_) outcome_ = moved;
+    progress_.moved += items.size();
+    const MonoTime now = parts_.executor.now();
+    Sleep rest{parts_.executor, parts_.pacer.rest_after(now, now - began)};
+    co_await rest;
+  }
+  --workers_;
+  worker_ended_.notify_all();
+}
+
+bool Relocator::leaves(Pcn pcn) const {
+  const extent::SegmentRow& row = what_.from->row;
+  return pcn.v >= row.pcn_base.v + what_.first && pcn.v - row.pcn_base.v < what_.from->allocator.clusters();
+}
+
+// No items: none is left, or the run ends.
+io::Task<Status> Relocator::next_batch(std::vector<Item>& items) {
+  items.clear();
+  for (;;) {
+    if (!outcome_) co_return Status{};
+    if (stopped_) co_return fail(Code::kShutdown, "the volume is closing");
+    if (parts_.committer.poisoned()) co_return fail(Code::kReadOnly, parts_.committer.poison_reason());
+    if (cursor_.v >= parts_.map.clusters()) co_return Status{};
+    const bool serving = parts_.pacer.foreground_active(parts_.executor.now());
+    auto found = find_items(items, serving ? kBatchWhileServing : kBatchClusters);
+    if (!found || !items.empty()) co_return found;
+    co_await io::yield(parts_.executor);
+  }
+}
+
+Status Relocator::find_items(std::vector<Item>& items, uint32_t most) {
+  std::vector<Lcn> found;
+  const uint32_t clusters = parts_.map.clusters();
+  uint32_t looked = 0;
+  while (cursor_.v < clusters && found.size() < most && looked < kScanAtOnce) {
+    cursor_ = parts_.map.next_populated(cursor_);
+    if (cursor_.v >= clusters) break;
+    const Mapping mapping = parts_.map.get(cursor_);
+    if ((leaves(mapping.a) || leaves(mapping.b)) && parts_.moves.find(cursor_) == nullptr)
+      found.push_back(cursor_);
+    cursor_ = cursor_.next();
+    ++looked;
+  }
+  return begin_moves(items, found);
+}
+
+// Each gets its target: the cluster's other owner where it has one that stays, else a new place.
+Status Relocator::begin_moves(std::vector<Item>& items, const std::vector<Lcn>& found) {
+  extent::Allocator::Run run;
+  for (size_t i = 0; i < found.size(); ++i) {
+    Mapping mapping = parts_.map.get(found[i]);
+    const bool a_leaves = leaves(mapping.a);
+    const Pcn source = a_leaves ? mapping.a : mapping.b;
+    Pcn target = a_leaves ? mapping.b : mapping.a;
+    if (target.v == 0) {
+      if (run.count == 0) run = what_.take(static_cast<uint32_t>(found.size() - i));
+      if (run.count == 0) {
+        cursor_ = std::min(cursor_, found[i]);
+        return fail(Code::kNoSpace, "there is no room left for what is to be moved");
+      }
+      target = run.first;
+      run = {run.first.next(), run.count - 1};
+      mapping.b = target;
+      parts_.map.set(found[i], mapping);
+    }
+    items.push_back({found[i], &parts_.moves.begin(found[i], source, target)});
+  }
+  // What is left over of the run (others were found to have an owner already) goes back.
+  for (; run.count > 0; run = {run.first.next(), run.count - 1})
+    parts_.segments.of(run.first).allocator.release(run.first);
+  return {};
+}
+
+// ---- a batch
+
+io::Task<Status> Relocator::move_batch(std::vector<Item>& items, const io::Buffer& memory) {
+  Status outcome;
+  for (;;) {
+    const bool left =
+        std::any_of(items.begin(), items.end(), [&](const Item& i) { return at_source(i) != 0; });
+    if (left && outcome) {
+      const MonoTime began = parts_.executor.now();
+      if (choose(items)) {
+        outcome = co_await copy(items, memory);
+        if (outcome) outcome = co_await switch_places(items);
+        for (const Item& item : items) item.move->copying = item.move->dirty = 0;
+      } else {
+        Watch watch(parts_, items);
+        co_await watch;
+      }
+      const bool again =
+          std::any_of(items.begin(), items.end(), [&](const Item& i) { return at_source(i) != 0; });
+      if (again && outcome) {  // the gap of move_table.h
+        Sleep gap{parts_.executor, parts_.executor.now() - began};
+        co_await gap;
+      }
+      continue;
+    }
+    const bool ended = co_await end_moves(items, !outcome);
+    if (ended) co_return outcome;
+  }
+}
+
+// What can be copied now. False: every sub-block that is left is being written.
+bool Relocator::choose(std::vector<Item>& items) {
+  bool any = false;
+  for (const Item& item : items) {
+    item.move->dirty = 0;
+    item.move->copying = at_source(item) & static_cast<uint16_t>(~parts_.locks.being_written(item.lcn));
+    any = any || item.move->copying != 0;
+  }
+  return any;
+}
+
+// One transfer for each stretch that is contiguous on the disk and in memory.
+void Relocator::gather(const std::vector<Item>& items, const io::Buffer& memory, bool writes,
+                       std::vector<Transfer>& out) {
+  const extent::Geometry geometry = parts_.geometry;
+  for (size_t i = 0; i < items.size(); ++i) {
+    const Pcn place = writes ? items[i].move->target : items[i].move->source;
+    Segment& segment = parts_.segments.of(place);
+    uint32_t bits = items[i].move->copying;
+    while (bits != 0) {
+      const auto first = static_cast<uint32_t>(std::countr_zero(bits));
+      const auto count = static_cast<uint32_t>(std::countr_one(bits >> first));
+      bits &= ~(((1u << count) - 1) << first);
+      const uint64_t within = uint64_t{first} << geometry.sub_block_bits;
+      const uint64_t at = segment.data_offset(place, geometry) + within;
+      const auto bytes =
+          memory.span().subspan(i * geometry.cluster() + within, size_t{count} << geometry.sub_block_bits);
+      if (!out.empty() && out.back().segment == &segment && out.back().at + out.back().memory.size() == at &&
+          out.back().memory.data() + out.back().memory.size() == bytes.data()) {
+        out.back().memory = {out.back().memory.data(), out.back().memory.size() + bytes.size()};
+        continue;
+      }
+      Transfer& transfer = out.emplace_back();
+      transfer.segment = &segment;
+      transfer.at = at;
+      transfer.memory = bytes;
+    }
+  }
+}
+
+io::Task<Status> Relocator::copy(const std::vector<Item>& items, const io::Buffer& memory) {
+  std::vector<Transfer> list;
+  gather(items, memory, false, list);
+  Transfers reads{list, false};
+  const int read = co_await reads;
+  if (read < 0) co_return fail_errno(read, "cannot read what is to be moved");
+  list.clear();
+  gather(items, memory, true, list);
+  Transfers writes{list, true};
+  const int written = co_await writes;
+  if (written < 0) co_return fail_errno(written, "cannot write what is to be moved");
+  co_return Status{};
+}
+
+io::Task<Status> Relocator::switch_places(std::vector<Item>& items) {
+  for (const Item& item : items) {
+    if (item.move->copying == 0) continue;
+    while (!parts_.committer.poisoned() && !parts_.committer.has_room()) co_await journal_room_.wait();
+    if (parts_.committer.poisoned()) co_return fail(Code::kReadOnly, parts_.committer.poison_reason());
+    const Mapping before = parts_.map.get(item.lcn);
+    const uint16_t bits =
+        item.move->copying & static_cast<uint16_t>(~item.move->dirty) & before.mask_of(item.move->source);
+    item.move->copying = 0;
+    if (bits == 0) continue;
+    const Pcn source = item.move->source;
+    const Pcn target = item.move->target;
+    const auto left = static_cast<uint16_t>(before.mask_of(source) & ~bits);
+    const auto there = static_cast<uint16_t>(before.mask_of(target) | bits);
+    // The source stays noted, however empty, until end_move(): a first touch under way may be going there.
+    parts_.sink.record_mapping(item.lcn, before, Mapping{source, target, left, there});
+  }
+  co_return Status{};
+}
+
+// ---- its end
+
+// False: a cluster is not at rest yet; the caller goes on with it.
+io::Task<bool> Relocator::end_moves(std::vector<Item>& items, bool failed) {
+  Watch watch(parts_, items);
+  co_await watch;
+  std::vector<Item> busy;
+  for (const Item& item : items) {
+    if (!end_move(item, failed)) busy.push_back(item);
+  }
+  items = std::move(busy);
+  co_return items.empty();
+}
+
+// Every request that was there when the source fell out of the map has ended. Gives back what is not used.
+bool Relocator::end_move(const Item& item, bool failed) {
+  const Move move = *item.move;
+  Mapping mapping = parts_.map.get(item.lcn);
+  const bool written = parts_.locks.being_written(item.lcn) != 0;
+  if (mapping.mask_of(move.source) != 0 && !failed) return false;
+  // A place without a sub-block may be what a write under way is going to.
+  const bool unused = mapping.mask_of(move.source) == 0 || mapping.mask_of(move.target) == 0;
+  if (unused && written) return false;
+  for (const Pcn pcn : {move.source, move.target}) {
+    if (mapping.mask_of(pcn) != 0) continue;
+    if (mapping.b == pcn) {
+      mapping.b = Pcn(0);
+    } else if (mapping.a == pcn) {
+      mapping = {mapping.b, Pcn(0), mapping.mask_b, 0};
+    }
+    parts_.committer.free_when_durable(pcn);
+  }
+  parts_.map.set(item.lcn, mapping);
+  parts_.moves.end(item.lcn);
+  return true;
+}
+
+}  // namespace foreshadow::volume
