@@ -22,7 +22,13 @@ void DirtyPages::add(uint32_t segment_index, uint32_t cluster, const TableEntry&
   const uint32_t page = cluster / kTableEntries;
   touch(segment_index, page);
   uint32_t& first = head(segment_index, page);
-  nodes_.push_back({first, entry.lcn, entry.mask, static_cast<uint16_t>(cluster % kTableEntries)});
+  Node node{first, entry.lcn, entry.mask, static_cast<uint8_t>(cluster % kTableEntries),
+            entry.is_container()};
+  if (node.container) {
+    node.lcn = Lcn(static_cast<uint32_t>(containers_.size()));
+    containers_.push_back(entry);
+  }
+  nodes_.push_back(node);
   first = static_cast<uint32_t>(nodes_.size());
 }
 
@@ -32,7 +38,11 @@ void DirtyPages::apply(const Page& page, std::array<TableEntry, kTableEntries>& 
     const Node& node = nodes_[at - 1];
     if (done[node.index]) continue;
     done[node.index] = true;
-    entries[node.index] = {node.mask == 0 ? Lcn(0) : node.lcn, node.mask};
+    if (node.container) {
+      entries[node.index] = containers_[node.lcn.v];
+    } else {
+      entries[node.index] = TableEntry{node.mask == 0 ? Lcn(0) : node.lcn, node.mask, 0, {}};
+    }
   }
 }
 

@@ -9,8 +9,8 @@
 
 namespace foreshadow::extent {
 
-// Memory: 12 bytes a change. One journal record can make many (a trim), so the owner asks for a checkpoint by
-// changes() as well.
+// Memory: 12 bytes a change, 28 for one of a container. One journal record can make many (a trim), so the
+// owner asks for a checkpoint by changes() as well.
 class DirtyPages {
  public:
   // Records a change; a later one of the same entry wins.
@@ -31,15 +31,17 @@ class DirtyPages {
  private:
   struct Node {
     uint32_t next = 0;  // index + 1 of the change before this one in the same page; 0 ends
-    Lcn lcn;
+    Lcn lcn;            // or of which container's entry this is, in containers_
     uint16_t mask = 0;
-    uint16_t index = 0;
+    uint8_t index = 0;
+    bool container = false;
   };
   static constexpr uint32_t kClean = UINT32_MAX;  // head of a page that is not in pages_
 
   uint32_t& head(uint32_t segment_index, uint32_t page);
 
   std::vector<Node> nodes_;
+  std::vector<TableEntry> containers_;
   std::vector<std::vector<uint32_t>> heads_;  // [segment][page]
   std::vector<Page> pages_;
 };

@@ -6,6 +6,7 @@
 #include <sstream>
 #include <string>
 
+#include "extent/container.h"
 #include "extent/journal.h"
 #include "extent/label.h"
 #include "extent/superblock.h"
@@ -44,6 +45,9 @@ Uuid uuid(const char* text) {
 const Uuid kVolume = uuid("6f1a7c2e-0b5d-4e83-9a41-d2c85b7e9f10");
 const Uuid kPrimary = uuid("a3c9e4d1-7b26-4f58-8e0d-15b94c6f2a77");
 
+// Clusters 8 and 9 in slots 0 to 4 and 5 to 10.
+const TableEntry kContainer{Lcn(8), 0x0065, 0x8000 | 2 | 2 << 2, {Lcn(9), kNoMember}};
+
 TEST(FormatPage, LabelExampleDecodes) {
   const auto all = examples();
   ASSERT_TRUE(all.contains("label"));
@@ -72,11 +76,20 @@ TEST(FormatPage, JournalExampleDecodes) {
   auto block = decode_block(all.at("journal"), kVolume);
   ASSERT_TRUE(block);
   EXPECT_EQ(block->header.seq, BlockSeq(1));
-  EXPECT_EQ(block->header.count, 2);
+  EXPECT_EQ(block->header.count, 3);
   auto first = decode_record(block->records.first(kRecordBytes));
   ASSERT_TRUE(first);
   EXPECT_EQ(std::get<MapRecord>(*first), (MapRecord{Lcn(5), Pcn(kGranuleClusters), Pcn(0), 0x00ff, 0}));
-  auto second = decode_record(block->records.subspan(kRecordBytes));
+  auto third = decode_record(block->records.subspan(size_t{2} * kRecordBytes));
+  ASSERT_TRUE(third);
+  EXPECT_EQ(std::get<MapRecord>(*third), (MapRecord{Lcn(9),
+                                                    Pcn(kGranuleClusters + 1),
+                                                    Pcn(0),
+                                                    kFullMask,
+                                                    0,
+                                                    Pack::make(5, 6, SqueezeCodec::kZstd),
+                                                    {}}));
+  auto second = decode_record(block->records.subspan(kRecordBytes, kRecordBytes));
   ASSERT_TRUE(second);
   EXPECT_EQ(std::get<UnmapRecord>(*second), (UnmapRecord{Lcn(16), 512}));
 }
@@ -87,7 +100,8 @@ TEST(FormatPage, TableExampleDecodes) {
   auto page = decode_page(all.at("table"), kVolume, kPrimary, 0, Pcn(kGranuleClusters));
   ASSERT_TRUE(page) << page.error().message;
   ASSERT_TRUE(page->has_value());
-  EXPECT_EQ((*page)->page.entries[0], (TableEntry{Lcn(5), 0x00ff}));
+  EXPECT_EQ((*page)->page.entries[0], (TableEntry{Lcn(5), 0x00ff, 0, {}}));
+  EXPECT_EQ((*page)->page.entries[1], kContainer);
 }
 
 }  // namespace

@@ -25,7 +25,9 @@ struct RecordEncoder {
     out.u32(r.b.v);
     out.u16(r.mask_a);
     out.u16(r.mask_b);
-    out.zeros(12);
+    out.u16(r.pack_a.v);
+    out.u16(r.pack_b.v);
+    out.zeros(8);
   }
   void operator()(const UnmapRecord& r) const {
     out.u32(static_cast<uint32_t>(RecordType::kUnmap));
@@ -45,6 +47,14 @@ struct RecordEncoder {
   }
 };
 
+// Squeezed as a whole, or what an overlay has not replaced of it.
+bool packs_fit(const MapRecord& r) {
+  if (!r.pack_a.is_raw()) {
+    return r.pack_a.is_valid() && r.pack_b.is_raw() && r.b.v == 0 && r.mask_a == kFullMask;
+  }
+  return r.pack_b.is_raw() || (r.pack_b.is_valid() && (r.mask_a | r.mask_b) == kFullMask);
+}
+
 Result<Record> decode_map(DiskReader& in) {
   MapRecord r;
   in.skip(4);
@@ -53,12 +63,16 @@ Result<Record> decode_map(DiskReader& in) {
   r.b = Pcn(in.u32());
   r.mask_a = in.u16();
   r.mask_b = in.u16();
+  r.pack_a = Pack{in.u16()};
+  r.pack_b = Pack{in.u16()};
   // A mapped cluster has an owner for every bit, each bit one owner, and no owner without a bit.
   const bool good = (r.a.v != 0) == (r.mask_a != 0) && (r.b.v != 0) == (r.mask_b != 0) && r.a.v != 0 &&
-                    (r.mask_a & r.mask_b) == 0 && r.a != r.b && r.a.v < kPcnEnd && r.b.v < kPcnEnd;
+                    (r.mask_a & r.mask_b) == 0 && r.a != r.b && r.a.v < kPcnEnd && r.b.v < kPcnEnd &&
+                    packs_fit(r);
   if (!good)
-    return fail(Code::kCorrupt, fmt::format("map record of cluster {}: owners {}:{:04x} {}:{:04x}", r.lcn.v,
-                                            r.a.v, r.mask_a, r.b.v, r.mask_b));
+    return fail(Code::kCorrupt,
+                fmt::format("map record of cluster {}: owners {}:{:04x}:{:04x} {}:{:04x}:{:04x}", r.lcn.v,
+                            r.a.v, r.mask_a, r.pack_a.v, r.b.v, r.mask_b, r.pack_b.v));
   return r;
 }
 

@@ -20,10 +20,12 @@
 // previous owner's late blocks carry an older epoch and a chain that does not fit: they are not replayed.
 //
 // Records (32 bytes, first byte the type) describe absolute state, so replaying one twice changes nothing:
-//   1 MAP      u32 lcn @4, u32 pcn_a @8, u32 pcn_b @12, u16 mask_a @16, u16 mask_b @18: the whole state of
-//   one logical cluster 2 UNMAP    u32 lcn @4, u32 count @8: these logical clusters hold nothing 3 SEGMENT u8
-//   role @1, u8 state @2, u32 id @4, u32 pcn_base @8, u32 clusters @12, 16 UUID @16: a row of the segment
-//   table
+//   1 MAP      u32 lcn @4, u32 pcn_a @8, u32 pcn_b @12, u16 mask_a @16, u16 mask_b @18, u16 pack_a @20, u16
+//              pack_b @22: the whole state of one logical cluster; a pack that is not 0 says that the owner
+//              is a container, and where in it (extent/pack.h)
+//   2 UNMAP    u32 lcn @4, u32 count @8: these logical clusters hold nothing
+//   3 SEGMENT  u8 role @1, u8 state @2, u32 id @4, u32 pcn_base @8, u32 clusters @12, 16 UUID @16: a row of
+//              the segment table
 #include <cstddef>
 #include <optional>
 #include <span>
@@ -35,6 +37,7 @@
 #include "base/types.h"
 #include "base/uuid.h"
 #include "extent/geometry.h"
+#include "extent/pack.h"
 #include "extent/superblock.h"
 
 namespace foreshadow::extent {
@@ -46,6 +49,7 @@ struct MapRecord {
   Lcn lcn;
   Pcn a, b;  // 0: none
   uint16_t mask_a = 0, mask_b = 0;
+  Pack pack_a{}, pack_b{};  // raw, or where in a container
   bool operator==(const MapRecord&) const = default;
 };
 struct UnmapRecord {

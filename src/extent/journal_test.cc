@@ -11,6 +11,7 @@ namespace foreshadow::extent {
 namespace {
 
 constexpr uint32_t kBlocks = 8;
+constexpr Pack kPack = Pack::make(3, 7, SqueezeCodec::kLz4);
 
 Uuid volume_id(uint8_t n = 1) {
   Uuid id;
@@ -45,7 +46,10 @@ TEST(Record, RoundTrips) {
       SegmentId(3), volume_id(9), SegmentRole::kShadow, SegmentState::kSealed, Pcn(2 * kGranuleClusters), 77};
   const Record records[] = {MapRecord{Lcn(5), Pcn(20000), Pcn(0), 0x0ff0, 0},
                             MapRecord{Lcn(5), Pcn(20000), Pcn(40000), 0x0ff0, 0x000f},
-                            UnmapRecord{Lcn(7), 500}, row};
+                            MapRecord{Lcn(5), Pcn(20000), Pcn(0), kFullMask, 0, kPack, {}},
+                            MapRecord{Lcn(5), Pcn(20000), Pcn(40000), 0x0ff0, 0xf00f, {}, kPack},
+                            UnmapRecord{Lcn(7), 500},
+                            row};
   for (const Record& record : records) {
     std::array<std::byte, kRecordBytes> bytes;
     encode_record(record, bytes);
@@ -60,7 +64,14 @@ TEST(Record, RefusesWhatCannotBe) {
                            {Lcn(1), Pcn(5), Pcn(6), 3, 1},
                            {Lcn(1), Pcn(kPcnEnd), Pcn(0), 1, 0},
                            {Lcn(1), Pcn(0), Pcn(5), 0, 1},
-                           {Lcn(1), Pcn(5), Pcn(6), 1, 0}};
+                           {Lcn(1), Pcn(5), Pcn(6), 1, 0},
+                           {Lcn(1), Pcn(5), Pcn(0), 0x00ff, 0, kPack, {}},
+                           {Lcn(1), Pcn(5), Pcn(6), 0x00ff, 0xff00, kPack, {}},
+                           {Lcn(1), Pcn(5), Pcn(6), 0x00ff, 0xff00, kPack, kPack},
+                           {Lcn(1), Pcn(5), Pcn(6), 0x00ff, 0x0f00, {}, kPack},
+                           {Lcn(1), Pcn(5), Pcn(0), kFullMask, 0, Pack{1}, {}},
+                           {Lcn(1), Pcn(5), Pcn(0), kFullMask, 0, Pack::make(14, 3, SqueezeCodec::kZstd), {}},
+                           {Lcn(1), Pcn(5), Pcn(0), kFullMask, 0, Pack::make(3, 0, SqueezeCodec::kLz4), {}}};
   std::array<std::byte, kRecordBytes> bytes;
   for (const MapRecord& record : bad) {
     encode_record(record, bytes);

@@ -16,7 +16,7 @@ Map::Leaf& Map::leaf_for_write(Slot& slot) {
   slot.leaf = std::make_unique<Leaf>();
   ++leaves_;
   if (slot.linear != 0) {
-    for (uint32_t i = 0; i < kLeafEntries; ++i) slot.leaf->entries[i] = {slot.linear + i, kFullMask, 0};
+    for (uint32_t i = 0; i < kLeafEntries; ++i) slot.leaf->entries[i] = {slot.linear + i, kFullMask, Pack{}};
     slot.leaf->full = slot.leaf->used = kLeafEntries;
     slot.linear = 0;
   }
@@ -29,7 +29,7 @@ void Map::store(Entry& entry, const Mapping& mapping) {
     entry.pcn = 0;
   }
   if (mapping.b.v == 0) {
-    entry = {mapping.a.v, mapping.mask_a, 0};
+    entry = {mapping.a.v, mapping.mask_a, mapping.pack_a};
     return;
   }
   uint32_t index = static_cast<uint32_t>(multi_.size());
@@ -41,12 +41,14 @@ void Map::store(Entry& entry, const Mapping& mapping) {
     multi_free_.pop_back();
   }
   multi_[index].mapping = mapping;
-  entry = {kPcnEnd + index, 0, 0};
+  entry = {kPcnEnd + index, 0, Pack{}};
 }
 
 void Map::set(Lcn lcn, const Mapping& mapping) {
   ASSERT(lcn.v < clusters_);
   ASSERT((mapping.mask_a & mapping.mask_b) == 0 && (mapping.a.v != 0 || mapping.b.v == 0));
+  ASSERT(mapping.pack_a.is_raw() || (mapping.b.v == 0 && mapping.mask_a == kFullMask));
+  ASSERT(mapping.pack_b.is_raw() || mapping.mask() == kFullMask);
   const Mapping old = get(lcn);
   if (old == mapping) return;
   mapped_sub_blocks_ +=

@@ -3,10 +3,10 @@
 // journal.
 //
 // A directory slot covers 512 clusters (32 MiB) and is empty, a leaf of 512 entries of 8 bytes, or *linear*:
-// all 512 fully mapped to consecutive physical clusters, which needs no memory. An entry is {u32 pcn, u16
-// data_mask, u16 zero_mask}; zero_mask serves volumes over existing data and is 0 in a thin one. A pcn from
-// kPcnEnd on is the index of a multi node: two owners. Memory: 4 KiB per leaf, so at most 129 MiB a mapped
-// TiB.
+// all 512 fully mapped, raw, to consecutive physical clusters, which needs no memory. An entry is {u32 pcn,
+// u16 mask, u16 pack}; the pack says where in a container the cluster lies, and is 0 for a raw place. A pcn
+// from kPcnEnd on is the index of a multi node: two owners. Memory: 4 KiB per leaf, so at most 129 MiB a
+// mapped TiB.
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -14,22 +14,34 @@
 
 #include "base/types.h"
 #include "extent/geometry.h"
+#include "extent/pack.h"
 
 namespace foreshadow::extent {
 
 // Who holds what of one logical cluster. Masks are disjoint. pcn 0: no owner. An owner with mask 0 is a place
 // taken for a first touch still in flight: it is not part of the volume's state, and nothing of it is ever
 // written to disk.
+//
+// At most one owner is a container, in which the whole cluster lies squeezed: `a` if it is alone, else `b`,
+// below an overlay. What of it still counts is then the complement of the overlay's sub-blocks, always.
 struct Mapping {
   Pcn a, b;  // b only with a
   uint16_t mask_a = 0;
   uint16_t mask_b = 0;
+  Pack pack_a{}, pack_b{};  // where in a container; raw otherwise
   uint16_t mask() const { return mask_a | mask_b; }
   uint16_t mask_of(Pcn pcn) const {  // what lies there
     if (pcn.v == 0) return 0;
     return a == pcn ? mask_a : b == pcn ? mask_b : uint16_t{0};
   }
   bool has(Pcn pcn) const { return pcn.v != 0 && (a == pcn || b == pcn); }
+  bool is_squeezed() const { return !pack_a.is_raw() || !pack_b.is_raw(); }
+  Pcn container() const { return !pack_a.is_raw() ? a : !pack_b.is_raw() ? b : Pcn(0); }
+  Pack container_pack() const { return !pack_a.is_raw() ? pack_a : pack_b; }
+  uint16_t squeezed_mask() const {
+    return !pack_a.is_raw() ? mask_a : !pack_b.is_raw() ? mask_b : uint16_t{0};
+  }
+  uint16_t raw_mask() const { return mask() & static_cast<uint16_t>(~squeezed_mask()); }
   bool operator==(const Mapping&) const = default;
 };
 
@@ -46,10 +58,10 @@ class Map {
     const uint32_t index = lcn.v % kLeafEntries;
     if (slot.leaf == nullptr) {
       if (slot.linear == 0) return {};
-      return {Pcn(slot.linear + index), Pcn(0), kFullMask, 0};
+      return {Pcn(slot.linear + index), Pcn(0), kFullMask, 0, Pack{}, Pack{}};
     }
     const Entry entry = slot.leaf->entries[index];
-    if (entry.pcn < kPcnEnd) return {Pcn(entry.pcn), Pcn(0), entry.mask, 0};
+    if (entry.pcn < kPcnEnd) return {Pcn(entry.pcn), Pcn(0), entry.mask, 0, entry.pack, Pack{}};
     return multi_[entry.pcn - kPcnEnd].mapping;
   }
   // Sets the whole state of one cluster; Mapping{} removes it.
@@ -68,11 +80,11 @@ class Map {
   struct Entry {
     uint32_t pcn = 0;
     uint16_t mask = 0;
-    uint16_t zero = 0;
+    Pack pack;
   };
   struct Leaf {
     std::array<Entry, kLeafEntries> entries{};
-    uint32_t full = 0;  // entries with one owner and every sub-block
+    uint32_t full = 0;  // entries with one raw owner and every sub-block
     uint32_t used = 0;  // entries with an owner
   };
   struct Slot {
@@ -86,7 +98,7 @@ class Map {
   Leaf& leaf_for_write(Slot& slot);
   void store(Entry& entry, const Mapping& mapping);
   static bool is_full(const Entry& entry) {
-    return entry.pcn != 0 && entry.pcn < kPcnEnd && entry.mask == kFullMask;
+    return entry.pcn != 0 && entry.pcn < kPcnEnd && entry.mask == kFullMask && entry.pack.is_raw();
   }
   void settle(Slot& slot);
 

@@ -100,15 +100,17 @@ TEST(Allocator, TakesEachClusterOnlyOnceWhileRebuilding) {
 
 TEST(Delta, AMoveGivesUpBeforeItClaims) {
   std::vector<Delta> out;
-  append_deltas(Lcn(3), full(100), {Pcn(200), Pcn(0), kFullMask, 0}, out);
+  Containers containers;
+  EXPECT_TRUE(append_deltas(Lcn(3), full(100), full(200), containers, out));
   ASSERT_EQ(out.size(), 2u);
-  EXPECT_EQ(out[0], (Delta{Pcn(100), Lcn(3), 0}));
-  EXPECT_EQ(out[1], (Delta{Pcn(200), Lcn(3), kFullMask}));
+  EXPECT_EQ(out[0], (Delta{Pcn(100), {}}));
+  EXPECT_EQ(out[1], (Delta{Pcn(200), {Lcn(3), kFullMask, 0, {}}}));
 }
 
 TEST(Delta, APlaceTakenButNotWrittenIsNobodys) {
   std::vector<Delta> out;
-  append_deltas(Lcn(3), {}, {Pcn(200), Pcn(0), 0, 0}, out);
+  Containers containers;
+  EXPECT_TRUE(append_deltas(Lcn(3), {}, {Pcn(200), Pcn(0), 0, 0}, containers, out));
   EXPECT_TRUE(out.empty());
 }
 

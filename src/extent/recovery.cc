@@ -27,10 +27,45 @@ io::Task<Status> read_range(io::File& file, uint64_t offset, std::span<std::byte
   co_return Status{};
 }
 
+// Puts a member of a container below what the map has of its cluster: nothing, or an overlay.
+bool add_member(Map& map, Pcn pcn, const Container::Member& member) {
+  if (member.lcn.v >= map.clusters() || !member.pack.is_valid()) return false;
+  Mapping mapping = map.get(member.lcn);
+  if (mapping.is_squeezed() || mapping.b.v != 0 || mapping.mask_a == kFullMask) return false;
+  if (mapping.a.v == 0) {
+    map.set(member.lcn, {pcn, Pcn(0), kFullMask, 0, member.pack, Pack{}});
+    return true;
+  }
+  mapping.b = pcn;
+  mapping.mask_b = static_cast<uint16_t>(~mapping.mask_a);
+  mapping.pack_b = member.pack;
+  map.set(member.lcn, mapping);
+  return true;
+}
+
+bool add_container(Recovered& volume, Pcn pcn, const TableEntry& entry) {
+  Container container;
+  if (!Container::from_table_entry(entry, container)) return false;
+  std::array<Container::Member, kMembers> members;
+  const uint32_t count = container.members(members);
+  for (uint32_t i = 0; i < count; ++i) {
+    if (!add_member(volume.map, pcn, members[i])) return false;
+    if (!volume.containers.add(pcn, members[i].lcn, members[i].pack)) return false;
+  }
+  return true;
+}
+
 // Puts one table entry into the map. False if the volume cannot hold it.
-bool add_entry(Map& map, Pcn pcn, const TableEntry& entry) {
-  if (entry.lcn.v >= map.clusters()) return false;
+bool add_entry(Recovered& volume, Pcn pcn, const TableEntry& entry) {
+  if (entry.is_container()) return add_container(volume, pcn, entry);
+  Map& map = volume.map;
+  if (entry.lcn.v >= map.clusters() || entry.kind != 0) return false;
   Mapping mapping = map.get(entry.lcn);
+  if (!mapping.pack_a.is_raw() && entry.mask != kFullMask) {  // an overlay, met after what it lies above
+    map.set(entry.lcn,
+            {pcn, mapping.a, entry.mask, static_cast<uint16_t>(~entry.mask), Pack{}, mapping.pack_a});
+    return true;
+  }
   if ((mapping.mask() & entry.mask) != 0 || mapping.b.v != 0) return false;
   if (mapping.a.v == 0) {
     mapping.a = pcn;
@@ -284,8 +319,7 @@ class Recovery {
       const TableEntry& entry = best->page.entries[i];
       if (entry.mask == 0) continue;
       const uint32_t local = page * kTableEntries + i;
-      if (local >= segment.layout.clusters ||
-          !add_entry(out_->map, Pcn(segment.row.pcn_base.v + local), entry)) {
+      if (local >= segment.layout.clusters || !add_entry(*out_, Pcn(segment.row.pcn_base.v + local), entry)) {
         return fail(
             Code::kCorrupt,
             fmt::format("table page {} of segment {}: entry {} (cluster {}, mask {:04x}) is impossible", page,
@@ -317,7 +351,13 @@ class Recovery {
                     fmt::format("journal maps cluster {} to {} and {}, in no segment of the volume",
                                 map->lcn.v, map->a.v, map->b.v));
       }
-      change(map->lcn, {map->a, map->b, map->mask_a, map->mask_b});
+      const Mapping after{map->a, map->b, map->mask_a, map->mask_b, map->pack_a, map->pack_b};
+      if (!change(map->lcn, after)) {
+        return fail(
+            Code::kCorrupt,
+            fmt::format("journal puts cluster {} at slots {}+{} of container {}, which cannot be", map->lcn.v,
+                        after.container_pack().slot(), after.container_pack().count(), after.container().v));
+      }
     } else if (const auto* unmap = std::get_if<UnmapRecord>(&record)) {
       if (unmap->count > clusters || unmap->lcn.v > clusters - unmap->count) {
         return fail(Code::kCorrupt,
@@ -326,39 +366,47 @@ class Recovery {
       const uint32_t end = unmap->lcn.v + unmap->count;
       for (Lcn lcn = out_->map.next_populated(unmap->lcn); lcn.v < end;
            lcn = out_->map.next_populated(lcn.next())) {
-        change(lcn, {});
+        if (!change(lcn, {})) return fail(Code::kInternal, "a cluster cannot be unmapped");
       }
     }
     return {};
   }
 
-  void change(Lcn lcn, const Mapping& after) {
+  bool change(Lcn lcn, const Mapping& after) {
     const Mapping before = out_->map.get(lcn);
-    append_deltas(lcn, before, after, out_->deltas);
     out_->map.set(lcn, after);
+    return append_deltas(lcn, before, after, out_->containers, out_->deltas);
   }
 
-  // Every owner must lie in a segment, and have one logical cluster only.
+  // Every owner must lie in a segment. A raw one has one logical cluster only, a container those that lie in
+  // it.
   Status rebuild_allocators() {
+    for (Pcn pcn = out_->containers.next(Pcn(1), Pcn(kPcnEnd)); pcn.v != 0;
+         pcn = out_->containers.next(pcn.next(), Pcn(kPcnEnd))) {
+      TRY(take(pcn, out_->containers.table_entry(pcn).lcn));
+    }
     const Map& map = out_->map;
     for (Lcn lcn = map.next_populated(Lcn(0)); lcn.v < map.clusters(); lcn = map.next_populated(lcn.next())) {
       const Mapping mapping = map.get(lcn);
       for (const Pcn pcn : {mapping.a, mapping.b}) {
-        if (pcn.v == 0) continue;
-        const auto owner =
-            std::find_if(out_->segments.begin(), out_->segments.end(), [&](const RecoveredSegment& s) {
-              return pcn >= s.row.pcn_base && pcn.v - s.row.pcn_base.v < s.row.clusters;
-            });
-        if (owner == out_->segments.end()) {
-          return fail(Code::kCorrupt,
-                      fmt::format("cluster {} lies at {}, in no segment of the volume", lcn.v, pcn.v));
-        }
-        if (!owner->allocator.take(pcn)) {
-          return fail(
-              Code::kCorrupt,
-              fmt::format("physical cluster {} has two owners, one of them cluster {}", pcn.v, lcn.v));
-        }
+        if (pcn.v != 0 && pcn != mapping.container()) TRY(take(pcn, lcn));
       }
+    }
+    return {};
+  }
+
+  Status take(Pcn pcn, Lcn lcn) {
+    const auto owner =
+        std::find_if(out_->segments.begin(), out_->segments.end(), [&](const RecoveredSegment& s) {
+          return pcn >= s.row.pcn_base && pcn.v - s.row.pcn_base.v < s.row.clusters;
+        });
+    if (owner == out_->segments.end()) {
+      return fail(Code::kCorrupt,
+                  fmt::format("cluster {} lies at {}, in no segment of the volume", lcn.v, pcn.v));
+    }
+    if (!owner->allocator.take(pcn)) {
+      return fail(Code::kCorrupt,
+                  fmt::format("physical cluster {} has two owners, one of them cluster {}", pcn.v, lcn.v));
     }
     return {};
   }

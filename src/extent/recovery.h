@@ -17,6 +17,7 @@
 
 #include "base/error.h"
 #include "extent/allocator.h"
+#include "extent/container.h"
 #include "extent/delta.h"
 #include "extent/label.h"
 #include "extent/map.h"
@@ -49,6 +50,7 @@ struct Recovered {
   uint64_t highest_super_sequence = 0;
   std::array<bool, kSuperCopies> super_copy_good{};  // equal to `stored`
   Map map{0};
+  Containers containers;
   std::vector<RecoveredSegment> segments;
   BlockSeq next_block{1};
   uint32_t prev_crc = 0;
@@ -79,6 +81,8 @@ struct CheckReport {
   std::vector<std::string> findings;
   uint64_t clusters_mapped = 0;
   uint64_t clusters_free = 0;
+  uint64_t clusters_squeezed = 0;
+  uint64_t containers = 0;
   uint64_t journal_records = 0;
   uint64_t table_pages = 0;
   bool ok() const { return findings.empty(); }

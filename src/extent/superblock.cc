@@ -79,6 +79,7 @@ void encode_superblock(const Superblock& super, uint64_t offset, std::span<std::
   out.u64(super.table_digest);
   out.u32(super.next_segment.v);
   out.u64(super.epoch_start.v);
+  out.u64(super.features);
   out.zeros(kMetaBlock - out.used());
   for (const SegmentRow& row : super.segments) encode_row(row, out);
   out.zeros(bytes.size() - out.used());
@@ -116,6 +117,10 @@ Result<Superblock> decode_superblock(std::span<const std::byte> bytes, uint64_t 
   out.table_digest = in.u64();
   out.next_segment = SegmentId(in.u32());
   out.epoch_start = BlockSeq(in.u64());
+  out.features = in.u64();
+  if (const uint64_t unknown = out.features & ~kFeaturesKnown; unknown != 0) {
+    return fail(Code::kUnsupported, fmt::format("{}: unknown feature bits {:#x}", where, unknown));
+  }
   if (redirect < 1 || redirect > 2 || rows < 1 || rows > limits::kSegments || out.replay_from.v == 0 ||
       out.replay_from.v >= 1ull << 62 || out.epoch_start.v == 0 || out.size == 0 ||
       out.size > limits::kVolumeSizeMax) {

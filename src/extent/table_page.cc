@@ -36,8 +36,9 @@ uint32_t encode_page(const TablePage& page, std::span<std::byte> block) {
   for (const TableEntry& entry : page.entries) {
     out.u32(entry.lcn.v);
     out.u16(entry.mask);
-    out.u16(0);
-    out.u64(0);
+    out.u16(entry.kind);
+    out.u32(entry.more[0].v);
+    out.u32(entry.more[1].v);
   }
   return seal_block(block, kCrcAt);
 }
@@ -67,7 +68,8 @@ Result<std::optional<PlaceContent>> decode_page(std::span<const std::byte> block
   for (TableEntry& entry : out.page.entries) {
     entry.lcn = Lcn(in.u32());
     entry.mask = in.u16();
-    in.skip(10);
+    entry.kind = in.u16();
+    entry.more = {Lcn(in.u32()), Lcn(in.u32())};
   }
   out.crc = stored_crc(block, kCrcAt);
   return out;

@@ -16,7 +16,11 @@
 //   48     4     page number
 //   52     4     pcn base of the segment
 //   56     8     zero
-//   64     252 x 16 entries: u32 lcn, u16 mask of sub-blocks held (0: free), u16 zero, u64 zero
+//   64     252 x 16 entries: u32 lcn, u16 mask of sub-blocks held (0: free), u16 kind 0, u64 zero
+//
+// An entry whose kind has bit 15 is a container of squeezed clusters (extent/container.h): u32 lcn of member
+// 0, u16 slots of members 0, 1, 2 (4 bits each from bit 0), u16 kind 0x8000 | codecs (2 bits each from bit
+// 0), u32 lcn of member 1, u32 lcn of member 2. Lcn 0xffffffff: nobody's; its slots still count.
 #include <array>
 #include <cstddef>
 #include <optional>
@@ -31,7 +35,10 @@ namespace foreshadow::extent {
 
 struct TableEntry {
   Lcn lcn;
-  uint16_t mask = 0;
+  uint16_t mask = 0;  // 0: free
+  uint16_t kind = 0;
+  std::array<Lcn, 2> more{};  // of a container
+  bool is_container() const { return (kind & 0x8000) != 0; }
   bool operator==(const TableEntry&) const = default;
 };
 

@@ -237,7 +237,7 @@ void Committer::settle_row(const extent::SegmentRow& row) {
 
 void Committer::add_committed(const extent::Delta& delta) {
   const Segment& segment = segments_.of(delta.pcn);
-  committed_.add(segment.index, delta.pcn.v - segment.row.pcn_base.v, {delta.lcn, delta.mask});
+  committed_.add(segment.index, delta.pcn.v - segment.row.pcn_base.v, delta.entry);
 }
 
 void Committer::finish(Code code) {

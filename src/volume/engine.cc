@@ -60,6 +60,7 @@ Engine::Engine(io::Executor& executor, std::unique_ptr<extent::Recovered> recove
       size_(recovered->super.size),
       segments_(make_segments(*recovered, files)),
       map_(std::move(recovered->map)),
+      containers_(std::move(recovered->containers)),
       next_segment_(recovered->super.next_segment),
       committer_(executor, segments_, *this, committer_start(*recovered, options),
                  {options.commit_idle, options.commit_age}),

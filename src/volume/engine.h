@@ -149,6 +149,7 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   const uint64_t size_;
   SegmentSet segments_;
   extent::Map map_;
+  extent::Containers containers_;
   uint32_t alignment_ = 1;
   SegmentId next_segment_;
   Committer committer_;

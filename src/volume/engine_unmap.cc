@@ -116,7 +116,8 @@ void Engine::run_unmap(IoTask& task) {
     if (run.count > 0 && run.lcn.next(run.count) != node->lcn) close_run();
     if (run.count == 0) run.lcn = node->lcn;
     ++run.count;
-    extent::append_deltas(node->lcn, before, after, run_deltas);
+    const bool fits = extent::append_deltas(node->lcn, before, after, containers_, run_deltas);
+    ASSERT(fits);
     map_.set(node->lcn, after);
   }
   close_run();

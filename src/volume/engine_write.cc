@@ -294,10 +294,11 @@ void Engine::record_mapping(Lcn lcn, const Mapping& before, const Mapping& after
   if (before == after) return;
   map_.set(lcn, after);
   deltas_.clear();
-  extent::append_deltas(lcn, before, after, deltas_);
-  extent::MapRecord record{lcn, after.a, after.b, after.mask_a, after.mask_b};
+  const bool fits = extent::append_deltas(lcn, before, after, containers_, deltas_);
+  ASSERT(fits);
+  extent::MapRecord record{lcn, after.a, after.b, after.mask_a, after.mask_b, after.pack_a, after.pack_b};
   if (record.mask_b == 0) record.b = Pcn(0);
-  if (record.mask_a == 0) record = {lcn, record.b, Pcn(0), record.mask_b, 0};
+  if (record.mask_a == 0) record = {lcn, record.b, Pcn(0), record.mask_b, 0, record.pack_b, {}};
   if (record.mask_a != 0) committer_.append(record, deltas_);
 }
 
