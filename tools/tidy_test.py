@@ -99,6 +99,7 @@ class Quarantine(TidyCase):
         ("sys/uio.h", "io nbd app"), ("sqlite3.h", "control"), ("microhttpd.h", "control"),
         ("rbd/librbd.h", "block"), ("rados/librados.h", "block"),
         ("spdlog/spdlog.h", ""), ("isa-l/crc.h", ""), ("isa-l.h", ""),
+        ("lz4.h", ""), ("lz4hc.h", ""), ("zstd.h", ""),
     ] + [(name, "io backtest agent control app") for name in
          ("thread", "mutex", "shared_mutex", "condition_variable", "atomic", "future", "semaphore", "latch",
           "barrier", "stop_token", "pthread.h")]
@@ -118,6 +119,7 @@ class Quarantine(TidyCase):
         self.accepts("src/base/log.cc", "#include <spdlog/spdlog.h>\n")
         self.finds("src/base/log.h", header("#include <spdlog/spdlog.h>"), 2, "quarantine")
         self.accepts("src/base/crc32c.cc", "#include <isa-l/crc.h>\n")
+        self.accepts("src/volume/squeeze_codec.cc", "#include <lz4.h>\n#include <zstd.h>\n")
 
     def test_generated_headers_in_quotes(self):
         self.finds("src/volume/a.cc", '#include "foreshadow/v1/agent.pb.h"\n', 1, "quarantine")
