@@ -24,10 +24,12 @@ struct Step {
   bool fua;
 };
 
-// Small, but each meets another: first touch, overwrite, partly trimmed, emptied, and the life of a shadow.
+// Small, but each meets another: first touch, overwrite, partly trimmed, emptied, squeezed, and the life of a
+// shadow.
 constexpr Step kSteps[] = {
     {"write", Act::kWrite, 0, 1024, false},
     {"write+fua", Act::kWrite, 512, 1024, true},
+    {"write-full", Act::kWrite, 0, 2 * kCluster, false},
     {"write-two", Act::kWrite, kCluster - 512, 1024, false},
     {"zero", Act::kZero, 0, 1024, false},
     {"zero-no-hole", Act::kZeroNoHole, 512, 512, false},
@@ -40,6 +42,7 @@ constexpr Step kSteps[] = {
     {"drain", Act::kDrain, 0, 0, false},
     {"resize", Act::kResize, 0, 0, false},
     {"checkpoint", Act::kCheckpoint, 0, 0, false},
+    {"squeeze", Act::kSqueeze, 0, 0, false},
 };
 
 Swarm fixed_swarm(volume::Redirect redirect) {

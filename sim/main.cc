@@ -100,7 +100,7 @@ struct Tally {
   std::atomic<uint64_t> next_seed{0};
   std::atomic<bool> stop{false};
   uint64_t working = 0;
-  uint64_t seeds = 0, crashes = 0, operations = 0, faults = 0, violations = 0;
+  uint64_t seeds = 0, crashes = 0, operations = 0, faults = 0, squeezed = 0, violations = 0;
   uint64_t hash = 0;
 };
 
@@ -129,6 +129,7 @@ void work(const Options& options, Tally& tally) {
     tally.crashes += result.crashes;
     tally.operations += result.operations;
     tally.faults += result.faults;
+    tally.squeezed += result.squeezed;
     tally.hash += result.hash * (2 * seed + 1);  // the same in whatever order the workers finish
     if (result.violation.empty()) continue;
     report(options, seed, result.violation);
@@ -165,10 +166,10 @@ int run_seeds(const Options& options) {
   const double seconds = supervise(options, tally);
   for (std::thread& worker : workers) worker.join();
   fmt::print(
-      "{{\"seeds\": {}, \"crashes\": {}, \"operations\": {}, \"faults\": {}, \"violations\": {}, "
-      "\"seconds\": {:.2f}, "
+      "{{\"seeds\": {}, \"crashes\": {}, \"operations\": {}, \"faults\": {}, \"squeezed\": {}, "
+      "\"violations\": {}, \"seconds\": {:.2f}, "
       "\"crashes_per_s\": {:.0f}, \"hash\": \"{:016x}\"}}\n",
-      tally.seeds, tally.crashes, tally.operations, tally.faults, tally.violations, seconds,
+      tally.seeds, tally.crashes, tally.operations, tally.faults, tally.squeezed, tally.violations, seconds,
       static_cast<double>(tally.crashes) / seconds, tally.hash);
   return tally.violations == 0 ? 0 : 1;
 }

@@ -34,7 +34,7 @@ class Run {
     if (world_.ok()) final_look();
     for (const Backing* backing : world_.backings()) world_.note(backing->disk->crc());
     world_.note(world_.scheduler.steps());
-    return {world_.crashes, world_.operations, world_.faults, world_.hash, world_.violation};
+    return {world_.crashes, world_.operations, world_.faults, world_.squeezed, world_.hash, world_.violation};
   }
 
  private:

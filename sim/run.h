@@ -14,6 +14,7 @@ struct SeedResult {
   uint64_t crashes = 0;     // each followed by a recovery that was checked
   uint64_t operations = 0;  // requests and control operations
   uint64_t faults = 0;      // injected errors and flipped bits that met the engine
+  uint64_t squeezed = 0;    // clusters squeezed by passes that came to their end
   uint64_t hash = 0;        // of everything that happened; equal for equal seeds
   std::string violation;    // empty: none
 };

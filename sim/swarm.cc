@@ -37,6 +37,7 @@ void draw_weights(Rng& rng, Swarm& out) {
   set(Act::kResize, 2, 40);
   set(Act::kCheckpoint, static_cast<uint32_t>(between(rng, 1, 4)), 60);
   set(Act::kCheck, 1, 30);
+  set(Act::kSqueeze, static_cast<uint32_t>(between(rng, 1, 4)), 50);
   set(Act::kPause, static_cast<uint32_t>(between(rng, 1, 4)), 60);
   if (rng.chance(1, 8)) {  // a run about the lives of segments
     set(Act::kGrant, 15, 100);
@@ -81,6 +82,13 @@ Swarm draw_swarm(Rng& rng, bool faults) {
   out.granularity = rng.chance(1, 5) ? cluster : kGranularities[rng.below(3)];
   out.hot_bytes = rng.chance(1, 2) ? 0 : cluster * between(rng, 1, 4);
   draw_weights(rng, out);
+  if (!wide && rng.chance(1, 5)) {  // a run about squeezing: whole clusters, and little that empties them
+    out.granularity = rng.chance(1, 2) ? cluster : out.granularity;
+    out.io_max = cluster * between(rng, 2, 6);
+    out.weights[static_cast<size_t>(Act::kSqueeze)] = 8;
+    out.weights[static_cast<size_t>(Act::kTrim)] = rng.chance(1, 2) ? 2 : 0;
+    out.weights[static_cast<size_t>(Act::kZero)] = rng.chance(1, 2) ? 2 : 0;
+  }
 
   out.run.hold_timeout = std::chrono::milliseconds(between_log(rng, 1, 64));
   out.run.commit_idle = std::chrono::microseconds(between_log(rng, 100, 20'000));

@@ -25,7 +25,8 @@ enum class Act : uint8_t {
   kResize,  // a segment grows or shrinks at its end
   kCheckpoint,
   kCheck,
-  kPause,  // no new requests for a while of virtual time, so that idle timers fire
+  kSqueeze,  // a pass over the primary or an attached shadow
+  kPause,    // no new requests for a while of virtual time, so that idle timers fire
   kCount,
 };
 

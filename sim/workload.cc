@@ -76,6 +76,8 @@ void Workload::start(Act act) {
       return checkpoint();
     case Act::kCheck:
       return check();
+    case Act::kSqueeze:
+      return squeeze();
     case Act::kPause:
       return pause();
     default:
@@ -307,7 +309,8 @@ void Workload::check_usage() {
     if (!extent.hole) mapped += align_up(extent.length, world_.swarm.create.geometry.sub_block());
   }
   if (usage.size != world_.oracle.bytes() || covered != usage.size || usage.capacity != capacity ||
-      usage.used != used || usage.data > usage.used || mapped != usage.data) {
+      usage.used != used || usage.data > usage.used + usage.squeezed.logical - usage.squeezed.physical ||
+      mapped != usage.data) {
     world_.violate(
         fmt::format("usage does not add up: size {} (extents cover {}), capacity {} (segments {}), used {} "
                     "(segments {}), "
@@ -454,6 +457,30 @@ void Workload::check() {
     if (report->ok() || world_.rotten) return void(control_ended("check", {}));
     (void)control_ended("check", fail(Code::kCorrupt, report->findings.front()));
   });
+}
+
+// Of any segment that is there; whether it is sealed or merged is the volume's to say. The client's data
+// compresses far too well, so by lot blobs are made larger, or left.
+void Workload::squeeze() {
+  Rng& rng = world_.rng;
+  const Backing* shadow = rng.below(2) == 0 ? nullptr : pick_attached();
+  volume::SqueezeOptions options;
+  options.how.codec = rng.below(2) == 0 ? extent::SqueezeCodec::kLz4 : extent::SqueezeCodec::kZstd;
+  options.lots = rng.below(4) == 0 ? 0 : rng.next() | 1;
+  control_began("squeeze");
+  io::spawn(volume_.squeeze_segment(shadow == nullptr ? world_.primary.uuid : shadow->uuid, options),
+            [this](const Result<volume::SqueezeReport>& report) {
+              if (report) {
+                world_.say("  squeezed {} of {}, repacked {}, containers {}", report->squeezed, report->taken,
+                           report->repacked, report->containers);
+                world_.squeezed += report->squeezed;
+                return void(control_ended("squeeze", {}));
+              }
+              // It may not be the segment's time, or there is no cluster to begin with.
+              const Code code = report.error().code;
+              const bool excused = code == Code::kNoSpace || code == Code::kFailedPrecondition;
+              (void)control_ended("squeeze", excused ? Status{} : tl::unexpected(report.error()));
+            });
 }
 
 // Long enough for the idle timers, sometimes for the wall.

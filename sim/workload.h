@@ -77,6 +77,7 @@ class Workload {
   void resize();
   void checkpoint();
   void check();
+  void squeeze();
   void pause();
   Backing* pick_attached();
 

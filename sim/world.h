@@ -52,6 +52,7 @@ struct World {
   uint64_t crashes = 0;
   uint64_t operations = 0;
   uint64_t faults = 0;
+  uint64_t squeezed = 0;  // clusters, by passes that came to their end
   uint64_t hash = 0x9e3779b97f4a7c15ull;
   bool rotten = false;    // a bit of some metadata is flipped in this life
   DiskCounts forgotten;   // failures of earlier lives

@@ -28,6 +28,7 @@ struct IoStats {
   uint64_t allocated_bytes = 0;  // first touches, in clusters
   uint64_t freed_bytes = 0;
   uint64_t failed_writes = 0;
+  uint64_t damaged_reads = 0;  // what was stored did not pass its check
   uint64_t holds = 0;  // writes that waited at the wall
   uint64_t held_now = 0;
   uint64_t hold_us_max = 0;

@@ -41,6 +41,8 @@ struct Mapping {
   uint16_t squeezed_mask() const {
     return !pack_a.is_raw() ? mask_a : !pack_b.is_raw() ? mask_b : uint16_t{0};
   }
+  Pcn raw_a() const { return pack_a.is_raw() ? a : Pcn(0); }
+  Pcn raw_b() const { return pack_b.is_raw() ? b : Pcn(0); }
   uint16_t raw_mask() const { return mask() & static_cast<uint16_t>(~squeezed_mask()); }
   bool operator==(const Mapping&) const = default;
 };

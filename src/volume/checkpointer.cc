@@ -82,6 +82,7 @@ io::Task<Status> Checkpointer::run() {
   next.replay_from = frozen.replay_from;
   next.replay_prev_crc = frozen.prev_crc;
   next.segments = frozen.rows;
+  next.features |= required_;
   auto dropped = co_await drop_released(next);
   if (!dropped) co_return dropped;
   for (const extent::SegmentRow& row : frozen.rows)

@@ -28,6 +28,8 @@ class Checkpointer {
   io::Task<Status> block();
   void unblock();
   io::Task<Status> close();  // no checkpoint ever again; who waits for one is told
+  // The next superblock, and every later one, names these feature bits.
+  void require(uint64_t features) { required_ |= features; }
   bool running() const { return running_; }
   const extent::Superblock& super() const { return super_; }
 
@@ -52,6 +54,7 @@ class Checkpointer {
     uint8_t place;
   };
   std::vector<NewPlace> new_places_;
+  uint64_t required_ = 0;
   bool running_ = false;
   bool again_ = false;
   bool closed_ = false;

@@ -67,6 +67,11 @@ Engine::Engine(io::Executor& executor, std::unique_ptr<extent::Recovered> recove
       checkpointer_(executor, segments_, committer_, recovered->label.volume, super_after(*recovered)),
       placement_(segments_, *this),
       relocator_({executor, segments_, geometry_, map_, locks_, moves_, committer_, pacer_, *this}),
+      unpacker_(executor, segments_, geometry_,
+                [this](std::string what) {
+                  ++stats_.damaged_reads;
+                  tell([what = std::move(what)](Listener& listener) { listener.on_damaged(what); });
+                }),
       buffers_(kKeepBounce),
       zeros_(kZeroBytes),
       job_ended_(executor),
@@ -84,7 +89,7 @@ Engine::Engine(io::Executor& executor, std::unique_ptr<extent::Recovered> recove
 
 Engine::~Engine() {
   executor_.cancel(hold_timer_);
-  ASSERT(idle_tasks_.size() == tasks_.size());
+  ASSERT(idle_tasks_.size() == tasks_.size() && idle_watches_.size() == watches_.size());
 }
 
 block::DeviceInfo Engine::info() const {
@@ -208,7 +213,7 @@ void Engine::add_piece(IoTask& task, Pcn owner, uint64_t from, uint64_t to, bool
 }
 
 void Engine::submit_pieces(IoTask& task) {
-  task.pending = static_cast<uint32_t>(task.pieces.size());
+  task.pending += static_cast<uint32_t>(task.pieces.size());
   for (Piece& piece : task.pieces) {
     piece.done = [](io::Op* op, int result) {
       auto* done = static_cast<Piece*>(op);
@@ -232,6 +237,7 @@ void Engine::on_piece(Piece& piece, int result) {
 
 void Engine::pieces_done(IoTask& task) {
   task.pieces.clear();
+  task.unpacks.clear();
   switch (task.step) {
     case IoTask::Step::kRead:
       return read_done(task);

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "extent/map.h"
@@ -17,6 +18,8 @@
 #include "volume/pacer.h"
 #include "volume/placement.h"
 #include "volume/relocator.h"
+#include "volume/squeezer.h"
+#include "volume/unpacker.h"
 #include "volume/volume.h"
 
 namespace foreshadow::volume {
@@ -43,6 +46,8 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   io::Task<Status> drain_segment(Uuid segment) override;
   io::Task<Status> resize_segment(Uuid segment, uint64_t bytes) override;
   JobInfo job() const override;
+  io::Task<Result<SqueezeReport>> squeeze_segment(Uuid segment, SqueezeOptions options) override;
+  SqueezeReport squeeze_progress() const override { return squeezer_.report(); }
   io::Task<Status> flush() override { return committer_.commit(); }
   io::Task<Status> checkpoint() override;
   io::Task<Result<extent::CheckReport>> check() override;
@@ -54,6 +59,8 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   const std::string& read_only_reason() const override { return committer_.poison_reason(); }
 
  private:
+  friend class Squeezer;  // a part of it, in files of its own
+
   // A request's way in and out (engine.cc).
   IoTask* take_task(block::Request& request);
   void on_granted(IoTask& task);
@@ -67,11 +74,22 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   void durable_or_finish(IoTask& task);  // honours FUA
   void add_piece(IoTask& task, Pcn owner, uint64_t from, uint64_t to, bool is_write);
   void on_posted(IoTask& task);
+  // Clusters that lie squeezed in containers, and places that are left while requests are in them
+  // (engine_squeezed.cc).
+  void add_unpack(IoTask& task, const extent::Mapping& mapping, uint64_t from, uint64_t to);
+  bool submit_with_unpacks(IoTask& task);
+  void on_unpacked(IoTask& task, Code code);
+  void give_back_later(Lcn lcn, Pcn place);
+  void give_back(Pcn place);
+  void mark_dirty(Lcn lcn, uint16_t bits);
+  Squeezed squeezed() const;
+  bool zero_squeezed(IoTask& task, const LockNode& node);
   uint16_t bits_of(Lcn lcn, uint64_t begin, uint64_t end) const;
 
   // Reads (engine_read.cc).
   void start_read(IoTask& task);
   void run_read(IoTask& task);
+  void read_at_hand(IoTask& task);
   void read_done(IoTask& task);
 
   // Writes (engine_write.cc).
@@ -159,6 +177,14 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   MoveTable moves_;
   Pacer pacer_;
   Relocator relocator_;
+  Unpacker unpacker_;
+  std::unordered_map<Pcn, uint32_t> leaving_;  // places given up, by the watches they wait for
+  struct Watch : LockOwner {
+    Engine* engine = nullptr;
+    Pcn place;
+  };
+  std::vector<std::unique_ptr<Watch>> watches_;
+  std::vector<Watch*> idle_watches_;
   block::IoStats stats_;
   Listener* listener_ = nullptr;
   std::vector<std::unique_ptr<IoTask>> tasks_;
@@ -183,6 +209,7 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   uint32_t checking_ = 0;  // checks that read the segments' files now
   io::Event check_ended_;
   io::Event drained_;
+  Squeezer squeezer_{*this};
 };
 
 }  // namespace foreshadow::volume

@@ -107,7 +107,10 @@ void Engine::on_batch_sealed() {
 }
 
 void Engine::on_freed(const std::vector<Pcn>& clusters) {
-  for (const Pcn pcn : clusters) segments_.of(pcn).allocator.release(pcn);
+  for (const Pcn pcn : clusters) {
+    unpacker_.forget(pcn);
+    segments_.of(pcn).allocator.release(pcn);
+  }
   retry_later();
 }
 

@@ -45,11 +45,17 @@ void Engine::run_read(IoTask& task) {
       }
       if (owner.v == 0) {
         std::memset(task.memory + (at - task.begin), 0, to - at);
+      } else if (owner == mapping.container()) {
+        add_unpack(task, mapping, at, to);
       } else {
         add_piece(task, owner, at, to, false);
       }
       at = to;
     }
+  }
+  if (!task.unpacks.empty()) {
+    if (!submit_with_unpacks(task)) read_at_hand(task);
+    return;
   }
   if (task.pieces.empty()) {
     task.request->read_all_zero = true;
@@ -58,6 +64,15 @@ void Engine::run_read(IoTask& task) {
     return finish_later(task, Code::kOk);
   }
   submit_pieces(task);
+}
+
+// All of it was kept decoded: it is complete, in a later turn.
+void Engine::read_at_hand(IoTask& task) {
+  const block::Request& request = *task.request;
+  if (task.bounce.size() > 0)
+    std::memcpy(request.data.data(), task.memory + (request.offset - task.begin), request.length);
+  locks_.release(task);
+  finish_later(task, Code::kOk);
 }
 
 void Engine::read_done(IoTask& task) {

@@ -70,6 +70,8 @@ bool Engine::fill_edges(IoTask& task) {
     const auto bit = static_cast<uint16_t>(1u << (at / sub_block % extent::kSubBlocks));
     if ((mapping.mask() & bit) == 0) {
       std::memset(task.memory + (at - task.begin), 0, sub_block);
+    } else if ((mapping.squeezed_mask() & bit) != 0) {
+      add_unpack(task, mapping, at, at + sub_block);
     } else {
       add_piece(task, (mapping.mask_a & bit) != 0 ? mapping.a : mapping.b, at, at + sub_block, false);
     }
@@ -78,9 +80,8 @@ bool Engine::fill_edges(IoTask& task) {
   const bool tail = task.step_end % sub_block != 0;
   if (head) fill(task.begin);
   if (tail && !(head && task.end - task.begin == sub_block)) fill(task.end - sub_block);
-  if (task.pieces.empty()) return true;
-  submit_pieces(task);
-  return false;
+  if (task.pieces.empty() && task.unpacks.empty()) return true;
+  return !submit_with_unpacks(task);
 }
 
 void Engine::run_write(IoTask& task) {
@@ -178,8 +179,9 @@ ClusterPlan Engine::plan_cluster(const IoTask& task, Lcn lcn, bool may_move) {
   ClusterPlan plan;
   plan.lcn = lcn;
   plan.bits = bits_of(lcn, task.begin, task.end);
-  plan.placed = plan.bits & static_cast<uint16_t>(~mapping.mask());
-  if (plan.placed == plan.bits && task.may_skip_zeros) {
+  if (!moves_.empty()) mark_dirty(lcn, plan.bits);
+  plan.placed = plan.bits & static_cast<uint16_t>(~mapping.raw_mask());
+  if ((plan.bits & mapping.mask()) == 0 && task.may_skip_zeros) {
     const uint64_t base = uint64_t{lcn.v} << geometry_.cluster_bits();
     const uint64_t from = std::max(task.begin, base);
     const uint64_t to = std::min(task.end, base + geometry_.cluster());
@@ -221,21 +223,22 @@ void Engine::note_in_move(const ClusterPlan& plan) {
   map_.set(plan.lcn, mapping);
 }
 
-// Where the bits that have no place yet go, and with `redirect all` also which bits leave the place they
-// have.
+// Where the bits that have no place of their own yet go, and with `redirect all` also which bits leave the
+// place they have. What is written of a squeezed cluster goes to an overlay above it: nothing is compressed
+// again.
 void Engine::choose_target(ClusterPlan& plan, const Mapping& mapping, bool may_move) {
   Segment* active = may_move && redirect_ == Redirect::kAll ? placement_.active_with_room() : nullptr;
   const auto lies_in_active = [&](Pcn pcn) {
     return active != nullptr && pcn.v != 0 && &segments_.of(pcn) == active;
   };
-  if (lies_in_active(mapping.a) || lies_in_active(mapping.b)) {
-    plan.target = lies_in_active(mapping.a) ? mapping.a : mapping.b;
+  if (lies_in_active(mapping.raw_a()) || lies_in_active(mapping.raw_b())) {
+    plan.target = lies_in_active(mapping.raw_a()) ? mapping.a : mapping.b;
     const uint16_t there = plan.target == mapping.a ? mapping.mask_a : mapping.mask_b;
     plan.placed = plan.bits & static_cast<uint16_t>(~there);
   } else if (active != nullptr && mapping.a.v != 0 && mapping.b.v == 0) {
     plan.placed = plan.bits;  // all of it moves, into a cluster still to be taken
   } else if (plan.placed != 0) {
-    plan.target = mapping.a;  // beside what is there; a new cluster if nothing is
+    plan.target = mapping.raw_a();  // beside what is there; a new cluster if nothing is
   }
 }
 
@@ -249,7 +252,11 @@ void Engine::reserve(IoTask& task, uint32_t clusters) {
     if (plan.placed == 0 || plan.target.v != 0) continue;
     plan.target = taken_[next++];
     Mapping mapping = map_.get(plan.lcn);
-    (mapping.a.v == 0 ? mapping.a : mapping.b) = plan.target;
+    if (!mapping.pack_a.is_raw()) {
+      mapping = {plan.target, mapping.a, 0, mapping.mask_a, {}, mapping.pack_a};
+    } else {
+      (mapping.a.v == 0 ? mapping.a : mapping.b) = plan.target;
+    }
     map_.set(plan.lcn, mapping);
   }
   ASSERT(next == clusters);
@@ -282,12 +289,15 @@ void Engine::place(const ClusterPlan& plan) {
   losing &= static_cast<uint16_t>(~plan.placed);
   const Pcn loser = into_a ? after.b : after.a;
   const bool emptied = loser.v != 0 && losing == 0 && (into_a ? before.mask_b : before.mask_a) != 0;
+  const bool leaves_container = emptied && loser == before.container();
   // A move gives its places back itself: somebody may still read there.
-  if (emptied && (moves_.empty() || moves_.find(plan.lcn) == nullptr)) {
-    committer_.free_when_durable(loser);
+  const bool moving = !moves_.empty() && moves_.find(plan.lcn) != nullptr;
+  if (emptied && (leaves_container || !moving)) {
+    if (!leaves_container) committer_.free_when_durable(loser);
     after = {plan.target, Pcn(0), gaining, 0};
   }
   record_mapping(plan.lcn, before, after);
+  if (leaves_container) give_back_later(plan.lcn, loser);  // reads share the lock, and may be in it
 }
 
 void Engine::record_mapping(Lcn lcn, const Mapping& before, const Mapping& after) {

@@ -11,6 +11,7 @@
 #include "volume/committer.h"
 #include "volume/lock_table.h"
 #include "volume/segment_set.h"
+#include "volume/unpacker.h"
 
 namespace foreshadow::volume {
 
@@ -43,7 +44,7 @@ struct IoTask : LockOwner, CommitWaiter {
   block::Request* request = nullptr;
   Step step = Step::kRead;
   Code code = Code::kOk;
-  uint32_t pending = 0;  // pieces in flight
+  uint32_t pending = 0;  // pieces and unpacks in flight
 
   // The range of the present step, in the volume, and the memory that stands for it. With a bounce buffer the
   // range is the step's own, widened to whole sub-blocks.
@@ -59,6 +60,7 @@ struct IoTask : LockOwner, CommitWaiter {
   io::Buffer bounce;
 
   std::vector<Piece> pieces;
+  std::vector<Unpack> unpacks;  // parts of squeezed clusters
   std::vector<ClusterPlan> plans;
   MonoTime held_since{};
   MonoTime hold_deadline{};

@@ -42,7 +42,7 @@ class Rig {
       out.emplace(std::move(value));
       loop_->stop();
     });
-    if (!out) loop_->run();
+    while (!out) loop_->run();
     return std::move(*out);
   }
 
@@ -86,6 +86,7 @@ class Rig {
     ASSERT_TRUE(wait(volume_->close()));
     volume_.reset();
   }
+  void forget() { volume_.reset(); }  // it has been closed
   Uuid add_shadow(uint64_t bytes, bool attach = true) {
     const Uuid segment = Uuid::random(rng_);
     auto file = pool_->create(segment.str(), bytes);
@@ -104,6 +105,7 @@ class Rig {
     io::Buffer memory;
     std::optional<Code> outcome;
     Rig* rig = nullptr;
+    void* context = nullptr;  // the test's
   };
   std::unique_ptr<Call> start(block::OpKind kind, uint64_t offset, uint64_t length, std::byte fill = {}) {
     auto call = std::make_unique<Call>();

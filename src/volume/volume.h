@@ -18,6 +18,7 @@
 #include "io/executor.h"
 #include "io/file.h"
 #include "io/task.h"
+#include "volume/squeeze_codec.h"
 
 namespace foreshadow::volume {
 
@@ -42,6 +43,16 @@ struct SegmentInfo {
   uint64_t backing_max = 0;  // the largest that resize_segment() can make it
 };
 
+// What lies squeezed, and how well it compressed: 1 is as large as before.
+struct Squeezed {
+  uint64_t logical = 0;     // bytes of the clusters that are
+  uint64_t physical = 0;    // bytes of the containers they are in
+  double ratio_mean = 0;    // of a cluster: slots of its blob to slots of a cluster
+  double ratio_stddev = 0;  // the spread of that: what a forecast of physical bytes must reckon with
+  double ratio_p10 = 0;
+  double ratio_p90 = 0;
+};
+
 struct Usage {
   uint64_t size = 0;        // logical
   uint64_t capacity = 0;    // data bytes of every segment, the warm one included
@@ -49,6 +60,7 @@ struct Usage {
   uint64_t data = 0;        // mapped sub-blocks
   uint64_t physical = 0;    // bytes of the backings, metadata included
   uint64_t map_memory = 0;  // bytes of memory the map takes
+  Squeezed squeezed;
 };
 
 // Told from the executor, at once, and not from inside submit(). Everything is a hint: nothing waits for the
@@ -62,6 +74,8 @@ class Listener {
   virtual void on_hold_began() = 0;
   virtual void on_hold_ended() = 0;
   virtual void on_read_only(const std::string& reason) = 0;
+  // Something that is stored cannot be read as it was written; `what` names it.
+  virtual void on_damaged(const std::string& what) { (void)what; }
 };
 
 // The background work that changes where clusters lie; one at a time.
@@ -88,6 +102,25 @@ struct RunOptions {
   Nanos commit_idle = std::chrono::milliseconds(20);  // an idle batch is committed after this
   Nanos commit_age = std::chrono::seconds(1);         // an open batch is committed after this, idle or not
   uint32_t checkpoint_percent = 50;                   // of the journal filled
+};
+
+// A pass of Volume::squeeze_segment.
+struct SqueezeOptions {
+  SqueezeLevel how;
+  // For simulations, whose data compresses too well: by a lot for each cluster blobs take more slots than
+  // they need, or count as not worth it. 0: never.
+  uint64_t lots = 0;
+};
+
+// In clusters, of the pass that runs or of the last one.
+struct SqueezeReport {
+  uint64_t taken = 0;           // looked into
+  uint64_t squeezed = 0;        // raw before
+  uint64_t repacked = 0;        // out of a container that was theirs alone
+  uint64_t containers = 0;      // written
+  uint64_t incompressible = 0;  // left raw
+  uint64_t alone = 0;           // left raw: no other would share a container with them
+  uint64_t busy = 0;            // left raw: written to meanwhile
 };
 
 class Volume : public block::BlockDevice {
@@ -140,6 +173,12 @@ class Volume : public block::BlockDevice {
   // past the new end.
   virtual io::Task<Status> resize_segment(Uuid segment, uint64_t bytes) = 0;
   virtual JobInfo job() const = 0;
+  // Compresses what is raw in a sealed or merged segment, packs it, and gives the space back to its
+  // allocator, while requests go on. One pass at a time, others wait for it. Whatever ends it early (close, a
+  // full volume: kNoSpace) leaves what was done; calling it again goes on from there. Durable when it
+  // succeeds.
+  virtual io::Task<Result<SqueezeReport>> squeeze_segment(Uuid segment, SqueezeOptions options) = 0;
+  virtual SqueezeReport squeeze_progress() const = 0;
 
   virtual io::Task<Status> flush() = 0;       // as a kFlush request
   virtual io::Task<Status> checkpoint() = 0;  // fold the journal into the tables
