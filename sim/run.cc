@@ -245,18 +245,55 @@ class Run {
     if (!report->ok()) world_.violate("check after a clean close: " + report->findings.front());
   }
 
+  // Flips a bit of a squeezed cluster of a volume at rest: reads of it may fail, but not give anything else
+  // than what was written. False: there is none.
+  bool rot_squeezed() {
+    std::vector<std::unique_ptr<io::File>> opened;
+    std::vector<io::File*> files;
+    std::vector<Backing*> backings;
+    for (Backing* backing : world_.backings()) {
+      if (backing != &world_.primary && !backing->attached) continue;
+      backings.push_back(backing);
+      files.push_back(opened.emplace_back(backing->disk->open()).get());
+    }
+    std::optional<Result<std::unique_ptr<extent::Recovered>>> recovered;
+    io::spawn(extent::recover(files), [&](auto&& result) { recovered = std::move(result); });
+    world_.scheduler.run_until([&] { return recovered.has_value(); }, kPatience);
+    if (!recovered || !*recovered) return false;
+    const extent::Recovered& volume = ***recovered;
+    const extent::Geometry geometry = world_.swarm.create.geometry;
+    for (size_t i = volume.segments.size(); i > 0; --i) {
+      const extent::RecoveredSegment& segment = volume.segments[i - 1];
+      const Pcn end = segment.row.pcn_base.next(segment.row.clusters);
+      const Pcn pcn = volume.containers.next(segment.row.pcn_base, end);
+      if (pcn.v == 0) continue;
+      std::array<extent::Container::Member, extent::kMembers> members;
+      const uint32_t count = volume.containers.find(pcn)->members(members);
+      const extent::Pack pack = members[world_.rng.below(count)].pack;
+      rotten_ = backings[segment.file]->disk.get();
+      // In the header or soon behind it: not in what fills its last slot.
+      rot_at_ = segment.layout.data_offset + uint64_t{pcn.v - segment.row.pcn_base.v} * geometry.cluster() +
+                uint64_t{pack.slot()} * geometry.sub_block() + world_.rng.below(40);
+      return true;
+    }
+    return false;
+  }
+
   // Flips a bit of the metadata of a volume at rest. It may be refused; it may not serve anything wrong.
   void rot() {
-    const auto backings = world_.backings();
-    Backing* backing = backings[world_.rng.below(backings.size())];
-    rotten_ = backing->disk.get();
+    if (!chance(40) || !rot_squeezed()) choose_metadata();
     world_.rotten = true;
-    rot_at_ = world_.rng.below(metadata_of(*rotten_));
     rot_mask_ = static_cast<std::byte>(1u << world_.rng.below(8));
     rotten_->flip_bits(rot_at_, rot_mask_);
     rot_block_ = rotten_block();
     ++world_.faults;
-    world_.say("rot at {} of {}", rot_at_, backing->uuid.str());
+    world_.say("rot at {}", rot_at_);
+  }
+  void choose_metadata() {
+    const auto backings = world_.backings();
+    Backing* backing = backings[world_.rng.below(backings.size())];
+    rotten_ = backing->disk.get();
+    rot_at_ = world_.rng.below(metadata_of(*rotten_));
   }
   // Where the data of a backing begins, by its own label; the label's own place if it has none.
   static uint64_t metadata_of(const Disk& disk) {
