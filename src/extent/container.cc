@@ -1,6 +1,7 @@
 #include "extent/container.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/assert.h"
 
@@ -29,8 +30,9 @@ uint32_t Container::members(std::array<Member, kMembers>& out) const {
 }
 
 bool Container::assign(std::array<Member, kMembers + 1>& members, uint32_t count) {
-  std::sort(members.begin(), members.begin() + count,
-            [](const Member& x, const Member& y) { return x.pack.slot() < y.pack.slot(); });
+  // Only the last one may be out of order: it is the one that comes.
+  for (uint32_t i = count; i > 1 && members[i - 1].pack.slot() < members[i - 2].pack.slot(); --i)
+    std::swap(members[i - 1], members[i - 2]);
   Container fresh;
   fresh.index = index;
   uint32_t place = 0;

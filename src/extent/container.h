@@ -34,7 +34,8 @@ struct Container {
 
   // The live ones in the order of their slots; returns how many.
   uint32_t members(std::array<Member, kMembers>& out) const;
-  // False: `members` overlap, are too many, or leave gaps that three places cannot describe.
+  // Of `members`, all but the last are in order. False: they overlap, are too many, or leave gaps that three
+  // places cannot describe.
   bool assign(std::array<Member, kMembers + 1>& members, uint32_t count);
   TableEntry table_entry() const;
   // False: no container looks like this.
