@@ -88,6 +88,12 @@ Swarm draw_swarm(Rng& rng, bool faults) {
     out.weights[static_cast<size_t>(Act::kSqueeze)] = 8;
     out.weights[static_cast<size_t>(Act::kTrim)] = rng.chance(1, 2) ? 2 : 0;
     out.weights[static_cast<size_t>(Act::kZero)] = rng.chance(1, 2) ? 2 : 0;
+    if (rng.chance(1, 2)) {  // many at once at few clusters: readers and writers of what is squeezed
+      out.hot_bytes = cluster * between(rng, 2, 6);
+      out.queue_depth = static_cast<uint32_t>(between(rng, 8, 16));
+      out.weights[static_cast<size_t>(Act::kRead)] = 40;
+      out.weights[static_cast<size_t>(Act::kFlush)] = 20;
+    }
   }
 
   out.run.hold_timeout = std::chrono::milliseconds(between_log(rng, 1, 64));

@@ -470,16 +470,17 @@ void Workload::squeeze() {
   options.lots = rng.below(4) == 0 ? 0 : rng.next() | 1;
   control_began("squeeze");
   io::spawn(volume_.squeeze_segment(shadow == nullptr ? world_.primary.uuid : shadow->uuid, options),
-            [this](const Result<volume::SqueezeReport>& report) {
+            [this, shadow](const Result<volume::SqueezeReport>& report) {
               if (report) {
                 world_.say("  squeezed {} of {}, repacked {}, containers {}", report->squeezed, report->taken,
                            report->repacked, report->containers);
                 world_.squeezed += report->squeezed;
                 return void(control_ended("squeeze", {}));
               }
-              // It may not be the segment's time, or there is no cluster to begin with.
+              // It may not be the segment's time, or it is gone, or there is no cluster to begin with.
               const Code code = report.error().code;
-              const bool excused = code == Code::kNoSpace || code == Code::kFailedPrecondition;
+              const bool excused = code == Code::kNoSpace || code == Code::kFailedPrecondition ||
+                                   (code == Code::kNotFound && shadow != nullptr);
               (void)control_ended("squeeze", excused ? Status{} : tl::unexpected(report.error()));
             });
 }

@@ -67,6 +67,11 @@ Engine::Engine(io::Executor& executor, std::unique_ptr<extent::Recovered> recove
       checkpointer_(executor, segments_, committer_, recovered->label.volume, super_after(*recovered)),
       placement_(segments_, *this),
       relocator_({executor, segments_, geometry_, map_, locks_, moves_, committer_, pacer_, *this}),
+      departures_({map_, containers_, locks_, moves_, committer_,
+                   [this] {
+                     stats_.freed_bytes += geometry_.cluster();
+                     if (!held_.empty()) committer_.request();
+                   }}),
       unpacker_(executor, segments_, geometry_,
                 [this](std::string what) {
                   ++stats_.damaged_reads;
@@ -89,7 +94,7 @@ Engine::Engine(io::Executor& executor, std::unique_ptr<extent::Recovered> recove
 
 Engine::~Engine() {
   executor_.cancel(hold_timer_);
-  ASSERT(idle_tasks_.size() == tasks_.size() && idle_watches_.size() == watches_.size());
+  ASSERT(idle_tasks_.size() == tasks_.size());
 }
 
 block::DeviceInfo Engine::info() const {

@@ -5,21 +5,19 @@
 #include <functional>
 #include <memory>
 #include <string>
-#include <unordered_map>
 #include <vector>
 
 #include "extent/map.h"
 #include "extent/recovery.h"
 #include "volume/checkpointer.h"
 #include "volume/committer.h"
+#include "volume/departures.h"
 #include "volume/io_task.h"
 #include "volume/lock_table.h"
 #include "volume/move_table.h"
 #include "volume/pacer.h"
 #include "volume/placement.h"
-#include "volume/relocator.h"
 #include "volume/squeezer.h"
-#include "volume/unpacker.h"
 #include "volume/volume.h"
 
 namespace foreshadow::volume {
@@ -60,7 +58,6 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
 
  private:
   friend class Squeezer;  // a part of it, in files of its own
-
   // A request's way in and out (engine.cc).
   IoTask* take_task(block::Request& request);
   void on_granted(IoTask& task);
@@ -74,15 +71,9 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   void durable_or_finish(IoTask& task);  // honours FUA
   void add_piece(IoTask& task, Pcn owner, uint64_t from, uint64_t to, bool is_write);
   void on_posted(IoTask& task);
-  // Clusters that lie squeezed in containers, and places that are left while requests are in them
-  // (engine_squeezed.cc).
   void add_unpack(IoTask& task, const extent::Mapping& mapping, uint64_t from, uint64_t to);
   bool submit_with_unpacks(IoTask& task);
   void on_unpacked(IoTask& task, Code code);
-  void give_back_later(Lcn lcn, Pcn place);
-  void give_back(Pcn place);
-  void mark_dirty(Lcn lcn, uint16_t bits);
-  Squeezed squeezed() const;
   bool zero_squeezed(IoTask& task, const LockNode& node);
   uint16_t bits_of(Lcn lcn, uint64_t begin, uint64_t end) const;
 
@@ -113,7 +104,6 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   void next_unmap_step(IoTask& task);
   bool lock_unmap(IoTask& task);
   void run_unmap(IoTask& task);
-  void unmap_cluster(Lcn lcn, uint16_t bits, std::vector<extent::Delta>& deltas, bool* emptied);
 
   // The wall (engine_hold.cc).
   void hold(IoTask& task);
@@ -177,14 +167,8 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   MoveTable moves_;
   Pacer pacer_;
   Relocator relocator_;
+  Departures departures_;
   Unpacker unpacker_;
-  std::unordered_map<Pcn, uint32_t> leaving_;  // places given up, by the watches they wait for
-  struct Watch : LockOwner {
-    Engine* engine = nullptr;
-    Pcn place;
-  };
-  std::vector<std::unique_ptr<Watch>> watches_;
-  std::vector<Watch*> idle_watches_;
   block::IoStats stats_;
   Listener* listener_ = nullptr;
   std::vector<std::unique_ptr<IoTask>> tasks_;
@@ -206,7 +190,8 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   bool closing_ = false;
   Job job_;
   io::Event job_ended_;
-  uint32_t checking_ = 0;  // checks that read the segments' files now
+  uint32_t jobs_waiting_ = 0;  // for the squeezer to end its own
+  uint32_t checking_ = 0;      // checks that read the segments' files now
   io::Event check_ended_;
   io::Event drained_;
   Squeezer squeezer_{*this};

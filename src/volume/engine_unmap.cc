@@ -82,7 +82,6 @@ void Engine::run_unmap(IoTask& task) {
   for (const LockNode* node : task.nodes) {
     const Mapping before = map_.get(node->lcn);
     const uint16_t asked = bits_of(node->lcn, task.step_begin, task.step_end);
-    if (!moves_.empty()) mark_dirty(node->lcn, asked);
     if ((before.squeezed_mask() & static_cast<uint16_t>(~asked)) != 0) {
       close_run();
       if (zero_squeezed(task, *node)) return;
@@ -119,7 +118,7 @@ void Engine::run_unmap(IoTask& task) {
     if (after.a.v != 0 || before.mask() == 0) {
       close_run();
       record_mapping(node->lcn, before, after);
-      if (before.is_squeezed()) give_back(before.container());
+      if (before.is_squeezed()) departures_.give_back(before.container());
       continue;
     }
     if (run.count > 0 && run.lcn.next(run.count) != node->lcn) close_run();
@@ -128,7 +127,7 @@ void Engine::run_unmap(IoTask& task) {
     const bool fits = extent::append_deltas(node->lcn, before, after, containers_, run_deltas);
     ASSERT(fits);
     map_.set(node->lcn, after);
-    if (before.is_squeezed()) give_back(before.container());
+    if (before.is_squeezed()) departures_.give_back(before.container());
   }
   close_run();
   locks_.release(task);

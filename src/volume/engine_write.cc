@@ -179,7 +179,6 @@ ClusterPlan Engine::plan_cluster(const IoTask& task, Lcn lcn, bool may_move) {
   ClusterPlan plan;
   plan.lcn = lcn;
   plan.bits = bits_of(lcn, task.begin, task.end);
-  if (!moves_.empty()) mark_dirty(lcn, plan.bits);
   plan.placed = plan.bits & static_cast<uint16_t>(~mapping.raw_mask());
   if ((plan.bits & mapping.mask()) == 0 && task.may_skip_zeros) {
     const uint64_t base = uint64_t{lcn.v} << geometry_.cluster_bits();
@@ -297,7 +296,7 @@ void Engine::place(const ClusterPlan& plan) {
     after = {plan.target, Pcn(0), gaining, 0};
   }
   record_mapping(plan.lcn, before, after);
-  if (leaves_container) give_back_later(plan.lcn, loser);  // reads share the lock, and may be in it
+  if (leaves_container) departures_.leave(plan.lcn, loser);  // reads share the lock, and may be in it
 }
 
 void Engine::record_mapping(Lcn lcn, const Mapping& before, const Mapping& after) {

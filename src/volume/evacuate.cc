@@ -16,6 +16,7 @@
 #include <algorithm>
 
 #include "base/size.h"
+#include "volume/await.h"
 #include "volume/engine.h"
 
 namespace foreshadow::volume {
@@ -44,12 +45,20 @@ struct Offloaded {
 
 // One job at a time. `work` runs with nothing else evacuating.
 io::Task<Status> Engine::as_job(Job job, io::Task<Status> work) {
+  const uint32_t goes_first = job.kind == Job::Kind::kSqueeze ? 0 : 1;
+  jobs_waiting_ += goes_first;
   while (job_.kind != Job::Kind::kNone && !closing_) co_await job_ended_.wait();
-  if (closing_) co_return fail(Code::kShutdown, fmt::format("volume {} is closing", name()));
-  if (committer_.poisoned()) co_return fail(Code::kReadOnly, committer_.poison_reason());
-  job_ = job;
-  auto outcome = co_await work;
-  job_ = {};
+  jobs_waiting_ -= goes_first;
+  Status outcome;
+  if (closing_) {
+    outcome = fail(Code::kShutdown, fmt::format("volume {} is closing", name()));
+  } else if (committer_.poisoned()) {
+    outcome = fail(Code::kReadOnly, committer_.poison_reason());
+  } else {
+    job_ = job;
+    outcome = co_await work;
+    job_ = {};
+  }
   job_ended_.notify_all();
   co_return outcome;
 }
@@ -176,6 +185,7 @@ io::Task<Status> Engine::empty(Segment& segment, uint32_t first, SegmentState ho
   if (!noted) co_return noted;
   while (segment.allocator.taken_past(first) > 0) {
     const uint32_t before = segment.allocator.taken_past(first);
+    const bool departing = !departures_.empty();
     Evacuation what;
     what.from = &segment;
     what.first = first;
@@ -184,11 +194,18 @@ io::Task<Status> Engine::empty(Segment& segment, uint32_t first, SegmentState ho
       if (how == SegmentState::kMerged && segment.room() > 0) return segment.allocator.allocate(want);
       return take_for_drain(segment, want);
     };
+    auto unpacked = co_await squeezer_.evacuate(what);
+    if (!unpacked) co_return unpacked;
     auto moved = co_await relocator_.run(std::move(what));
     if (!moved) co_return moved;
     auto committed = co_await committer_.commit();  // what was freed is free now
     if (!committed) co_return committed;
     // A first touch that was under way when the evacuation began may have come after the last pass.
+    // Places that were left before, or meanwhile, with reads still in them; the commit came before their end.
+    if (departing || !departures_.empty() || committer_.frees_pending()) {
+      co_await rest(executor_, std::chrono::milliseconds(1));
+      continue;
+    }
     if (segment.allocator.taken_past(first) == before && relocator_.progress().moved == 0) {
       co_return fail(Code::kInternal, fmt::format("{} clusters of segment {} belong to nothing in the map",
                                                   before, segment.row.id.v));

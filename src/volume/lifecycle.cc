@@ -128,7 +128,6 @@ io::Task<Status> Engine::close() {
   job_ended_.notify_all();  // who waits for a turn is told
   while (job_.kind != JobKind::kNone) co_await job_ended_.wait();
   while (idle_tasks_.size() != tasks_.size()) co_await drained_.wait();
-  while (!squeezer_.idle()) co_await squeezer_.ended().wait();
   auto committed = co_await committer_.commit();
   auto written = co_await checkpointer_.run_now();
   auto commits = co_await committer_.close();  // for good: nothing runs any more
@@ -177,7 +176,7 @@ Usage Engine::usage() const {
   }
   out.data = map_.mapped_sub_blocks() * geometry_.sub_block();
   out.map_memory = map_.memory_bytes() + containers_.memory_bytes();
-  out.squeezed = squeezed();
+  out.squeezed = sum_up(containers_, geometry_);
   return out;
 }
 

@@ -162,8 +162,8 @@ Status Relocator::find_items(std::vector<Item>& items, uint32_t most) {
     cursor_ = parts_.map.next_populated(cursor_);
     if (cursor_.v >= clusters) break;
     const Mapping mapping = parts_.map.get(cursor_);
-    if ((leaves(mapping.a) || leaves(mapping.b)) && parts_.moves.find(cursor_) == nullptr)
-      found.push_back(cursor_);
+    const bool wanted = !mapping.is_squeezed() && (leaves(mapping.a) || leaves(mapping.b));
+    if (wanted && parts_.moves.find(cursor_) == nullptr) found.push_back(cursor_);
     cursor_ = cursor_.next();
     ++looked;
   }

@@ -132,7 +132,7 @@ TEST(SqueezeCodec, IsSafeOnAnyBytesBehindAGoodChecksum) {
     BlobReader reader(geometry);
     std::vector<std::byte> back(geometry.cluster());
     uint32_t refused = 0;
-    for (int i = 0; i < 20'000; ++i) {
+    for (int i = 0; i < 4'000; ++i) {
       Blob blob = blob_of(text(rng, geometry.cluster()), how, geometry);
       const auto flips = 1 + rng.below(8);
       for (uint64_t f = 0; f < flips; ++f)
@@ -143,7 +143,7 @@ TEST(SqueezeCodec, IsSafeOnAnyBytesBehindAGoodChecksum) {
       DiskWriter(blob.bytes).u32(crc32c(std::span<const std::byte>(blob.bytes).subspan(4, covered)));
       refused += reader.decode(kLcn, blob.pack, blob.bytes, back) ? 0 : 1;
     }
-    EXPECT_GT(refused, 10'000u);
+    EXPECT_GT(refused, 2'000u);
   }
 }
 

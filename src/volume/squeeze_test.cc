@@ -254,6 +254,75 @@ TEST(Squeeze, AFullVolumeIsSqueezedOutOfTheWall) {
   rig.expect_all(0, capacity);
 }
 
+// A merged shadow with 12 MiB of squeezed clusters, some of them below overlays.
+Uuid squeezed_shadow(SqueezeRig& rig) {
+  rig.create(kGiB / 16, 16 * kMiB);
+  const Uuid shadow = rig.add_shadow(16 * kMiB);
+  EXPECT_TRUE(rig.volume().activate_shadow(shadow));
+  rig.put_mixed(0, 12 * kMiB, 4);
+  EXPECT_TRUE(rig.wait(rig.volume().merge_shadow(shadow)));
+  auto report = rig.wait(rig.volume().squeeze_segment(shadow, kZstd));
+  EXPECT_TRUE(report);
+  EXPECT_EQ(report->squeezed, 192u) << report->alone << " " << report->taken << " " << report->containers;
+  EXPECT_EQ(rig.volume().segments()[1].used, 4 * kMiB) << rig.volume().segments()[0].used;
+  return shadow;
+}
+
+TEST(Squeeze, ASqueezedSegmentIsDrainedAsItIs) {
+  SqueezeRig rig;
+  const Uuid shadow = squeezed_shadow(rig);
+  const Uuid other = rig.add_shadow(16 * kMiB);
+  ASSERT_TRUE(rig.wait(rig.volume().merge_shadow(other)));
+  rig.put_fill(5 * kCluster + 4096, 4096, 3);
+  rig.put_fill(77 * kCluster + 100, 3, 4);
+  const Status drained = rig.wait(rig.volume().drain_segment(shadow));
+  ASSERT_TRUE(drained) << drained.error().message;
+  EXPECT_EQ(rig.volume().segments().size(), 2u);
+  EXPECT_GE(rig.volume().usage().squeezed.logical, 190 * kCluster);
+  EXPECT_LE(rig.volume().usage().used, 4 * kMiB + 2 * kCluster);
+  rig.expect_all(0, 12 * kMiB);
+}
+
+TEST(Squeeze, OverlaysThatMustMoveAreFilledUpFirst) {
+  SqueezeRig rig;
+  rig.create(kGiB / 16, 16 * kMiB);
+  rig.put_mixed(0, 3 * kCluster, 4);
+  ASSERT_EQ(rig.squeeze().containers, 1u);
+  const Uuid shadow = rig.add_shadow(16 * kMiB);
+  ASSERT_TRUE(rig.volume().activate_shadow(shadow));
+  rig.put_fill(kCluster + 4096, 4096, 3);  // the overlay goes to the shadow, the blob stays in the primary
+  EXPECT_EQ(rig.volume().segments()[1].used, kCluster);
+  ASSERT_TRUE(rig.wait(rig.volume().merge_shadow(shadow)));
+  const Status drained = rig.wait(rig.volume().drain_segment(shadow));
+  ASSERT_TRUE(drained) << drained.error().message;
+  EXPECT_EQ(rig.volume().segments().size(), 1u);
+  EXPECT_EQ(rig.volume().usage().squeezed.logical, 2 * kCluster);
+  rig.expect_all(0, 3 * kCluster);
+}
+
+TEST(Squeeze, APassLetsOtherJobsGoFirstAndGoesOn) {
+  SqueezeRig rig;
+  rig.create(kGiB / 16, 64 * kMiB);
+  rig.put_mixed(0, 24 * kMiB, 3);
+  const Uuid shadow = rig.add_shadow(16 * kMiB);
+  ASSERT_TRUE(rig.wait(rig.volume().merge_shadow(shadow)));
+  std::optional<Result<SqueezeReport>> done;
+  bool squeezing_when_drained = false;
+  std::optional<Status> drained;
+  io::spawn(rig.volume().squeeze_segment(rig.primary(), kZstd),
+            [&](Result<SqueezeReport>&& report) { done.emplace(std::move(report)); });
+  io::spawn(rig.volume().drain_segment(shadow), [&](Status&& status) {
+    squeezing_when_drained = !done.has_value();
+    drained = std::move(status);
+  });
+  while (!done || !drained) rig.agrees(0, kCluster);
+  EXPECT_TRUE(*drained);
+  EXPECT_TRUE(squeezing_when_drained);
+  ASSERT_TRUE(*done);
+  EXPECT_GE((*done)->squeezed, 380u) << "of 384; one may have been alone when the pass made way";
+  rig.expect_all(0, 24 * kMiB);
+}
+
 struct Told final : Listener {
   void on_redirected(SegmentId) override {}
   void on_shadow_full(SegmentId) override {}

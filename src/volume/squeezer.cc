@@ -17,7 +17,6 @@ namespace {
 constexpr uint32_t kLooksPerTurn = 4096;  // map entries
 constexpr size_t kCompressedPerTurn = 4;  // so that a decoding behind them on the worker does not wait long
 constexpr Nanos kPaceMin = std::chrono::milliseconds(1);
-constexpr Nanos kPaceMax = std::chrono::milliseconds(50);
 
 // A lot for each cluster, the same in every run of a simulation.
 uint32_t lot(uint64_t seed, Lcn lcn) {
@@ -28,19 +27,13 @@ uint32_t lot(uint64_t seed, Lcn lcn) {
 
 }  // namespace
 
-Squeezer::Squeezer(Engine& engine) : engine_(engine), writer_(engine.geometry_), ended_(engine.executor_) {}
+Squeezer::Squeezer(Engine& engine) : engine_(engine), writer_(engine.geometry_) {}
 
-Squeezer::~Squeezer() {
-  ASSERT(callers_ == 0);
-}
-
-io::Task<Result<SqueezeReport>> Squeezer::run(Uuid segment, SqueezeOptions options) {
-  ++callers_;
-  while (running_) co_await ended_.wait();
-  running_ = true;
-  options_ = options;
-  report_ = {};
-  const Status done = co_await pass(segment);
+io::Task<Status> Squeezer::run(Pass& state) {
+  options_ = state.options;
+  report_ = state.report;
+  cursor_ = state.cursor;
+  const Status done = co_await pass(state.segment);
   for (const auto* left : {&fresh_, &waiting_, &odd_}) {
     for (const Cargo& cargo : *left) drop(cargo);
   }
@@ -48,32 +41,35 @@ io::Task<Result<SqueezeReport>> Squeezer::run(Uuid segment, SqueezeOptions optio
   waiting_.clear();
   odd_.clear();
   raw_.clear();
-  running_ = false;
-  --callers_;
-  ended_.notify_all();
-  if (!done) co_return tl::unexpected(done.error());
-  co_return report_;
+  // No move is left behind that another job would meet.
+  while (!engine_.moves_.empty()) co_await rest(engine_.executor_, kPaceMin);
+  state.report = report_;
+  state.cursor = cursor_;
+  state.finished = cursor_.v >= engine_.map_.clusters();
+  co_return done;
+}
+
+bool Squeezer::must_yield() const {
+  return engine_.jobs_waiting_ > 0;
 }
 
 io::Task<Status> Squeezer::pass(Uuid segment) {
   const Status announced = co_await announce();
   if (!announced) co_return announced;
-  cursor_ = Lcn(0);
   since_commit_ = 0;
   for (bool last = false; !last;) {
     const Status wanted = may_go_on(segment);
     if (!wanted) co_return wanted;
     const MonoTime began = engine_.executor_.now();
+    engine_.pacer_.work_began();
     gather(segment);
-    last = cursor_.v >= engine_.map_.clusters();
+    last = cursor_.v >= engine_.map_.clusters() || must_yield();
     const Status loaded = co_await load();
+    Status going = co_await compress();
+    if (going && (last || waiting_.size() >= limits::kSqueezeWaiting)) going = co_await pack(segment, last);
+    engine_.pacer_.work_ended();
     if (!loaded) co_return loaded;
-    const Status compressed = co_await compress();
-    if (!compressed) co_return compressed;
-    if (last || waiting_.size() >= limits::kSqueezeWaiting) {
-      const Status packed = co_await pack(segment, last);
-      if (!packed) co_return packed;
-    }
+    if (!going) co_return going;
     const Status paced = co_await pace(began);
     if (!paced) co_return paced;
   }
@@ -232,13 +228,13 @@ void Squeezer::compress_one(size_t index) {
   cargo.to = extent::Pack::make(0, slots, options_.how.codec);
 }
 
-// While requests are in flight the pass rests for as long as its round took.
 io::Task<Status> Squeezer::pace(MonoTime began) {
   const MonoTime now = engine_.executor_.now();
-  if (engine_.stats_.queue_depth == 0) {
-    co_await io::yield(engine_.executor_);
+  const Nanos due = engine_.pacer_.rest_after(now, now - began);
+  if (due > Nanos(0)) {
+    co_await rest(engine_.executor_, due);
   } else {
-    co_await rest(engine_.executor_, std::clamp<Nanos>(now - began, kPaceMin, kPaceMax));
+    co_await io::yield(engine_.executor_);
   }
   co_return Status{};
 }

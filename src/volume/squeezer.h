@@ -20,7 +20,7 @@
 //   - The switch of one cluster is one record: before it the cluster is raw, after it squeezed, as a whole.
 //     The members of one container need not be switched together: each has slots of its own.
 //   - The raw cluster, or the container that was left, is free only when that record is durable and every
-//     request has ended that was in the cluster when it was switched.
+//     request has ended that was in the cluster when it was switched (departures.h).
 //   - No state of the pass is on disk. What is squeezed is in the map, and the next pass goes on from there.
 //   - Squeezed clusters are known to the superblock's feature bits before the first of them is recorded.
 #include <coroutine>
@@ -35,9 +35,10 @@
 #include "io/executor.h"
 #include "io/task.h"
 #include "volume/move_table.h"
+#include "volume/relocator.h"
 #include "volume/segment_set.h"
+#include "volume/squeeze.h"
 #include "volume/squeeze_codec.h"
-#include "volume/volume.h"
 
 namespace foreshadow::volume {
 
@@ -48,12 +49,20 @@ class Engine;
 class Squeezer {
  public:
   explicit Squeezer(Engine& engine);
-  ~Squeezer();  // asserted: no pass runs
 
-  io::Task<Result<SqueezeReport>> run(Uuid segment, SqueezeOptions options);
+  // Where a pass is, from run to run.
+  struct Pass {
+    Uuid segment;
+    SqueezeOptions options;
+    SqueezeReport report;
+    Lcn cursor;
+    bool finished = false;
+  };
+  // Until the pass is finished, another job wants its turn, or it can go no further.
+  io::Task<Status> run(Pass& pass);
   const SqueezeReport& report() const { return report_; }  // of the pass that runs, or ran last
-  bool idle() const { return callers_ == 0; }
-  io::Event& ended() { return ended_; }  // told whenever a pass, or a call that waited for one, ends
+  // Moves what is squeezed out of the way of a relocation (squeezer_evacuate.cc).
+  io::Task<Status> evacuate(const Evacuation& what);
 
  private:
   // A cluster on its way.
@@ -84,6 +93,7 @@ class Squeezer {
   };
 
   io::Task<Status> pass(Uuid segment);
+  bool must_yield() const;
   io::Task<Status> announce();
   // Why the pass must end before its end; nothing if it need not.
   Status may_go_on(const Uuid& segment) const;
@@ -103,13 +113,18 @@ class Squeezer {
   std::pair<size_t, size_t> best_partners(uint32_t room) const;
   Cargo take_waiting(size_t index);
   io::Task<Result<Pcn>> take_cluster(Uuid segment);
-  Pcn free_cluster(const Uuid& segment);
+  Pcn cluster_elsewhere();
   io::Task<Status> write(std::vector<Parcel>& parcels);
   io::Task<Status> deliver(Parcel& parcel);
   void switch_member(const Cargo& cargo, Pcn container, uint32_t slot);
   bool is_true(const Cargo& cargo) const;  // nothing has happened to the cluster since
   void drop(const Cargo& cargo);
   void drop_stale();
+
+  // Evacuating.
+  io::Task<Status> fill_overlay(Lcn lcn);
+  io::Task<Status> move_container(Pcn from, Pcn to);
+  io::Task<Status> journal_room();
 
   io::Task<Status> pace(MonoTime began);
   Transfer& next_transfer();
@@ -129,9 +144,6 @@ class Squeezer {
   std::coroutine_handle<> transfers_waiter_;
   Lcn cursor_;
   uint32_t since_commit_ = 0;  // containers
-  bool running_ = false;
-  uint32_t callers_ = 0;
-  io::Event ended_;
 };
 
 }  // namespace foreshadow::volume

@@ -14,6 +14,7 @@ namespace {
 
 constexpr size_t kNobody = SIZE_MAX;
 constexpr size_t kParcelsPerTurn = 8;
+constexpr uint32_t kWaitsForOwn = 4;
 constexpr uint32_t kWaitsMax = 1000;
 constexpr Nanos kWait = std::chrono::milliseconds(1);
 constexpr uint32_t kParcelsPerCommit = 64;  // a sync for each 4 MiB of containers, and their space comes back
@@ -81,14 +82,11 @@ bool Squeezer::pick(Parcel& parcel) {
 
 // ---- where it goes
 
-// A cluster of the segment itself, which sealed takes no first touch; else where a first touch could go, but
-// never ahead of a write that waits for one.
-Pcn Squeezer::free_cluster(const Uuid& id) {
-  SegmentSet& segments = engine_.segments_;
-  if (const auto own = segments.find(id)->allocator.allocate(1); own.count > 0) return own.first;
+// Where a first touch could go, but never ahead of a write that waits for one.
+Pcn Squeezer::cluster_elsewhere() {
   if (!engine_.held_.empty()) return Pcn(0);
-  for (Segment* segment : segments.all()) {
-    if (segment->row.state != SegmentState::kMerged) continue;
+  for (Segment* segment : engine_.segments_.all()) {
+    if (segment->row.state != SegmentState::kMerged || segment->room() == 0) continue;
     if (const auto other = segment->allocator.allocate(1); other.count > 0) return other.first;
   }
   if (engine_.placement_.active_with_room() == nullptr) return Pcn(0);
@@ -97,21 +95,26 @@ Pcn Squeezer::free_cluster(const Uuid& id) {
   return taken.front();
 }
 
-// Waits for what was squeezed before to be free: for a commit, and for requests that were in it.
+// A cluster of the segment itself, if need be when what was squeezed before is free: after a commit, and when
+// requests that were in it have ended. Another one only if that does not help.
 io::Task<Result<Pcn>> Squeezer::take_cluster(Uuid segment) {
   for (uint32_t waits = 0;; ++waits) {
     const Status wanted = may_go_on(segment);
     if (!wanted) co_return tl::unexpected(wanted.error());
-    const Pcn found = free_cluster(segment);
-    if (found.v != 0) co_return found;
-    const bool expected = engine_.committer_.frees_pending() || !engine_.leaving_.empty();
+    const auto own = engine_.segments_.find(segment)->allocator.allocate(1);
+    if (own.count > 0) co_return own.first;
+    const bool expected = engine_.committer_.frees_pending() || !engine_.departures_.empty();
+    if (!expected || waits >= kWaitsForOwn) {
+      const Pcn other = cluster_elsewhere();
+      if (other.v != 0) co_return other;
+    }
     if (!expected || waits == kWaitsMax) {
       co_return fail(Code::kNoSpace,
                      fmt::format("volume {} has no free cluster to squeeze others into", engine_.name()));
     }
     const Status committed = co_await engine_.committer_.commit();
     if (!committed) co_return tl::unexpected(committed.error());
-    if (!engine_.leaving_.empty()) co_await rest(engine_.executor_, kWait);
+    if (!engine_.departures_.empty()) co_await rest(engine_.executor_, kWait);
   }
 }
 
@@ -160,7 +163,7 @@ io::Task<Status> Squeezer::load_parcels(Uuid segment, bool all, std::vector<Parc
     if (parcels.empty()) {
       taken = co_await take_cluster(segment);
     } else if (may_go_on(segment)) {
-      taken = free_cluster(segment);
+      taken = engine_.segments_.find(segment)->allocator.allocate(1).first;
     }
     if (taken && taken->v != 0) {
       parcel.container = *taken;
@@ -203,11 +206,7 @@ io::Task<Status> Squeezer::write(std::vector<Parcel>& parcels) {
 // Switches those of its members that nothing has happened to. A container of fewer than two is not worth it:
 // its cluster, which no record names, is free at once.
 io::Task<Status> Squeezer::deliver(Parcel& parcel) {
-  Status ready;
-  while (ready && !engine_.committer_.has_room()) ready = co_await engine_.committer_.commit();
-  if (ready && engine_.committer_.poisoned()) {
-    ready = fail(Code::kReadOnly, engine_.committer_.poison_reason());
-  }
+  const Status ready = co_await journal_room();
   const auto alive =
       std::count_if(parcel.members.begin(), parcel.members.end(), [&](const Cargo& c) { return is_true(c); });
   if (!ready || !parcel.written || alive < 2) {
@@ -246,7 +245,7 @@ void Squeezer::switch_member(const Cargo& cargo, Pcn container, uint32_t slot) {
     ++report_.repacked;
   }
   engine_.record_mapping(cargo.lcn, before, after);
-  engine_.give_back_later(cargo.lcn, cargo.source);
+  engine_.departures_.leave(cargo.lcn, cargo.source);
 }
 
 bool Squeezer::is_true(const Cargo& cargo) const {
@@ -258,7 +257,7 @@ bool Squeezer::is_true(const Cargo& cargo) const {
 }
 
 void Squeezer::drop(const Cargo& cargo) {
-  if (cargo.from.is_raw()) engine_.moves_.end(cargo.lcn);
+  if (cargo.from.is_raw()) engine_.departures_.end_move(cargo.lcn);
 }
 
 void Squeezer::drop_stale() {

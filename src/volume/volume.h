@@ -18,7 +18,7 @@
 #include "io/executor.h"
 #include "io/file.h"
 #include "io/task.h"
-#include "volume/squeeze_codec.h"
+#include "volume/squeeze.h"
 
 namespace foreshadow::volume {
 
@@ -41,16 +41,6 @@ struct SegmentInfo {
   uint64_t used = 0;         // bytes of allocated clusters
   uint64_t backing = 0;      // bytes of its backing, metadata included
   uint64_t backing_max = 0;  // the largest that resize_segment() can make it
-};
-
-// What lies squeezed, and how well it compressed: 1 is as large as before.
-struct Squeezed {
-  uint64_t logical = 0;     // bytes of the clusters that are
-  uint64_t physical = 0;    // bytes of the containers they are in
-  double ratio_mean = 0;    // of a cluster: slots of its blob to slots of a cluster
-  double ratio_stddev = 0;  // the spread of that: what a forecast of physical bytes must reckon with
-  double ratio_p10 = 0;
-  double ratio_p90 = 0;
 };
 
 struct Usage {
@@ -79,7 +69,7 @@ class Listener {
 };
 
 // The background work that changes where clusters lie; one at a time.
-enum class JobKind : uint8_t { kNone, kFold, kDrain, kResize };
+enum class JobKind : uint8_t { kNone, kFold, kDrain, kResize, kSqueeze };
 struct JobInfo {
   JobKind kind = JobKind::kNone;
   Uuid segment;
@@ -102,25 +92,6 @@ struct RunOptions {
   Nanos commit_idle = std::chrono::milliseconds(20);  // an idle batch is committed after this
   Nanos commit_age = std::chrono::seconds(1);         // an open batch is committed after this, idle or not
   uint32_t checkpoint_percent = 50;                   // of the journal filled
-};
-
-// A pass of Volume::squeeze_segment.
-struct SqueezeOptions {
-  SqueezeLevel how;
-  // For simulations, whose data compresses too well: by a lot for each cluster blobs take more slots than
-  // they need, or count as not worth it. 0: never.
-  uint64_t lots = 0;
-};
-
-// In clusters, of the pass that runs or of the last one.
-struct SqueezeReport {
-  uint64_t taken = 0;           // looked into
-  uint64_t squeezed = 0;        // raw before
-  uint64_t repacked = 0;        // out of a container that was theirs alone
-  uint64_t containers = 0;      // written
-  uint64_t incompressible = 0;  // left raw
-  uint64_t alone = 0;           // left raw: no other would share a container with them
-  uint64_t busy = 0;            // left raw: written to meanwhile
 };
 
 class Volume : public block::BlockDevice {
@@ -174,9 +145,8 @@ class Volume : public block::BlockDevice {
   virtual io::Task<Status> resize_segment(Uuid segment, uint64_t bytes) = 0;
   virtual JobInfo job() const = 0;
   // Compresses what is raw in a sealed or merged segment, packs it, and gives the space back to its
-  // allocator, while requests go on. One pass at a time, others wait for it. Whatever ends it early (close, a
-  // full volume: kNoSpace) leaves what was done; calling it again goes on from there. Durable when it
-  // succeeds.
+  // allocator. A job as those above, which lets others go first. Whatever ends it early (close, a full
+  // volume: kNoSpace) leaves what was done, and a repeat goes on from there. Durable when it succeeds.
   virtual io::Task<Result<SqueezeReport>> squeeze_segment(Uuid segment, SqueezeOptions options) = 0;
   virtual SqueezeReport squeeze_progress() const = 0;
 
