@@ -144,7 +144,9 @@ void Handshake::on_info(uint32_t option, ByteView payload, Bytes& out) {
   if (device == nullptr) {
     return refuse(out, option, kRepErrUnknown, fmt::format("no export {}", quoted(request->name)));
   }
-  const bool repeats = before && before->device == device && before->request == *request;
+  // Only a GO repeats: a client that asks INFO again wants to see whether the device grew.
+  const bool repeats =
+      option == kOptGo && before && before->device == device && before->request == *request;
   const block::DeviceInfo info = repeats ? before->info : device->info();
 
   const auto answer = [&](ByteView bytes) { append_option_reply(out, option, kRepInfo, bytes); };
