@@ -16,7 +16,7 @@ build=(
   g++ cmake ninja-build make pkg-config ccache git python3
   liburing-dev libexpected-dev libfmt-dev libspdlog-dev libcli11-dev libgrpc++-dev libprotobuf-dev
   protobuf-compiler protobuf-compiler-grpc libsqlite3-dev libmicrohttpd-dev
-  libisal-dev liblz4-dev libzstd-dev libnbd-dev libgtest-dev libbenchmark-dev
+  libisal-dev liblz4-dev libzstd-dev libgnutls28-dev libnbd-dev libgtest-dev libbenchmark-dev
   # To run: nbdfuse (in libnbd-bin) shows a volume as a file, on which mkfs and mount then work.
   libnbd-bin python3-libnbd fuse3 e2fsprogs util-linux mount
 )

@@ -100,6 +100,7 @@ class Quarantine(TidyCase):
         ("rbd/librbd.h", "block"), ("rados/librados.h", "block"),
         ("spdlog/spdlog.h", ""), ("isa-l/crc.h", ""), ("isa-l.h", ""),
         ("lz4.h", ""), ("lz4hc.h", ""), ("zstd.h", ""),
+        ("gnutls/gnutls.h", ""), ("gnutls/x509.h", ""),
     ] + [(name, "io backtest agent control app") for name in
          ("thread", "mutex", "shared_mutex", "condition_variable", "atomic", "future", "semaphore", "latch",
           "barrier", "stop_token", "pthread.h")]
@@ -120,6 +121,8 @@ class Quarantine(TidyCase):
         self.finds("src/base/log.h", header("#include <spdlog/spdlog.h>"), 2, "quarantine")
         self.accepts("src/base/crc32c.cc", "#include <isa-l/crc.h>\n")
         self.accepts("src/volume/squeeze_codec.cc", "#include <lz4.h>\n#include <zstd.h>\n")
+        self.accepts("src/nbd/tls.cc", "#include <gnutls/gnutls.h>\n")
+        self.finds("src/nbd/session.cc", "#include <gnutls/gnutls.h>\n", 1, "quarantine")
 
     def test_generated_headers_in_quotes(self):
         self.finds("src/volume/a.cc", '#include "foreshadow/v1/agent.pb.h"\n', 1, "quarantine")

@@ -28,7 +28,13 @@ inline constexpr uint32_t kNbdInFlightRequests = 256;       // per connection
 inline constexpr uint64_t kNbdInFlightBytes = 64ull << 20;  // per connection
 inline constexpr uint32_t kNbdConnections = 128;            // per server
 inline constexpr uint32_t kNbdExtents = 1u << 16;           // descriptors in one BLOCK_STATUS reply
-inline constexpr std::chrono::seconds kNbdHandshakeTime{10};
+inline constexpr std::chrono::seconds kNbdHandshakeTime{10};  // TLS's own included
+inline constexpr size_t kNbdPskUsers = 4096;
+inline constexpr size_t kNbdPskUserBytes = 128;
+inline constexpr size_t kNbdPskKeyBytesMin = 16;
+inline constexpr size_t kNbdPskKeyBytesMax = 64;
+inline constexpr size_t kNbdAuthorizationRules = 4096;
+inline constexpr size_t kNbdTlsFileBytes = 1u << 20;  // of each file that an administrator gives
 
 // Journal and engine.
 inline constexpr size_t kBatchRecords = 16384;  // map records in one commit batch

@@ -25,6 +25,10 @@ class Stream {
   // Completes with 0 when all is sent, or a negative errno. `parts` and what it points to stay valid until
   // then and may be modified.
   virtual void send(Op& op, std::span<iovec> parts) = 0;
+  // Tells the peer that nothing more will be sent, where the stream has a way to say so which nobody else can
+  // forge; completes as a send does, of which none may be in flight. false: it has none, and `op` is left
+  // alone.
+  virtual bool say_end(Op&) { return false; }
   // Makes calls in flight complete soon, and the peer see the end.
   virtual void shut_down() = 0;
 };

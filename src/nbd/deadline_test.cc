@@ -1,146 +1,21 @@
 // Deadlines of a session, on a clock that the test moves.
 #include <gtest/gtest.h>
 
-#include <cerrno>
-#include <deque>
-#include <vector>
-
 #include "base/limits.h"
 #include "nbd/ram_device.h"
 #include "nbd/session.h"
 #include "nbd/test_client.h"
+#include "nbd/test_manual.h"
+#include "nbd/test_tls_server.h"
 
 namespace foreshadow::nbd {
 namespace {
 
-class ManualExecutor final : public io::Executor {
- public:
-  MonoTime now() const override { return now_; }
-  void post(io::Op& op) override { posted_.push_back(&op); }
-  void defer(io::Op& op) override { deferred_.push_back(&op); }
-  void arm(io::Timer& timer, MonoTime deadline) override {
-    cancel(timer);
-    timer.deadline = deadline;
-    timer.sequence = ++sequence_;
-    timers_.push_back(&timer);
-  }
-  void cancel(io::Timer& timer) override {
-    std::erase(timers_, &timer);
-    timer.sequence = 0;
-  }
-  void offload(std::function<void()> work, std::function<void()> done) override {
-    work();
-    done();
-  }
-
-  void run() {
-    while (!posted_.empty() || !deferred_.empty()) {
-      auto& queue = posted_.empty() ? deferred_ : posted_;
-      io::Op* op = queue.front();
-      queue.pop_front();
-      op->done(op, 0);
-    }
-  }
-  void advance(Nanos by) {
-    now_ += by;
-    for (io::Timer* timer : std::vector<io::Timer*>(timers_)) {
-      if (timer->deadline > now_) continue;
-      cancel(*timer);
-      timer->op.done(&timer->op, 0);
-    }
-    run();
-  }
-  size_t armed() const { return timers_.size(); }
-
- private:
-  MonoTime now_{};
-  uint64_t sequence_ = 0;
-  std::deque<io::Op*> posted_;
-  std::deque<io::Op*> deferred_;
-  std::vector<io::Timer*> timers_;
-};
-
-// The peer is the test: it gives bytes when it likes, and takes what is sent only while `reading`.
-class ManualStream final : public io::Stream {
- public:
-  struct Peer {
-    ManualStream* stream = nullptr;
-    Bytes got;
-    bool reading = true;
-    bool closed = false;
-  };
-  ManualStream(ManualExecutor& executor, Peer& peer) : executor_(executor), peer_(peer) {
-    peer_.stream = this;
-  }
-  ~ManualStream() override {
-    EXPECT_TRUE(receive_ == nullptr && send_ == nullptr);
-    peer_.stream = nullptr;
-  }
-  void receive(io::Op& op, std::span<std::byte> into) override {
-    ASSERT_EQ(receive_, nullptr);
-    receive_ = &op;
-    into_ = into;
-  }
-  void receive_all(io::Op& op, std::span<std::byte> into) override { receive(op, into); }
-  void send(io::Op& op, std::span<iovec> parts) override {
-    ASSERT_EQ(send_, nullptr);
-    send_ = &op;
-    for (const iovec& part : parts) {
-      const auto* from = static_cast<const std::byte*>(part.iov_base);
-      peer_.got.insert(peer_.got.end(), from, from + part.iov_len);
-    }
-    if (peer_.reading) finish(send_, 0);
-  }
-  void shut_down() override {
-    peer_.closed = true;
-    if (receive_ != nullptr) finish(receive_, 0);
-    if (send_ != nullptr) finish(send_, -EPIPE);
-  }
-  void give(ByteView bytes) {
-    ASSERT_NE(receive_, nullptr);
-    ASSERT_LE(bytes.size(), into_.size());
-    std::copy(bytes.begin(), bytes.end(), into_.begin());
-    finish(receive_, static_cast<int>(bytes.size()));
-    executor_.run();
-  }
-  bool receiving() const { return receive_ != nullptr; }
-  size_t room() const { return into_.size(); }  // of the receive in flight
-
- private:
-  struct Completion : io::Op {
-    ManualStream* stream;
-    io::Op** which;
-    int value;
-  };
-  void finish(io::Op*& which, int value) {
-    Completion& c = &which == &receive_ ? receive_done_ : send_done_;
-    const bool queued = c.stream != nullptr;
-    c.stream = this;
-    c.which = &which;
-    c.value = value;
-    c.done = [](io::Op* op, int) {
-      auto* self = static_cast<Completion*>(op);
-      self->stream = nullptr;
-      io::Op* waiting = std::exchange(*self->which, nullptr);
-      waiting->done(waiting, self->value);
-    };
-    if (!queued) executor_.post(c);
-  }
-
-  ManualExecutor& executor_;
-  Peer& peer_;
-  io::Op* receive_ = nullptr;
-  io::Op* send_ = nullptr;
-  std::span<std::byte> into_;
-  Completion receive_done_{};
-  Completion send_done_{};
-};
-
 class NbdDeadline : public ::testing::Test, public ExportTable, public Session::Host {
  protected:
-  NbdDeadline() : device_(executor_, 1 << 20), pool_(1 << 20) {
+  explicit NbdDeadline(Security security = {}) : device_(executor_, 1 << 20), pool_(1 << 20) {
     session_ = std::make_unique<Session>(executor_, pool_, *this, *this,
-                                         std::make_unique<ManualStream>(executor_, peer_));
+                                         std::make_unique<ManualStream>(executor_, peer_), security);
     session_->start();
     executor_.run();
   }
@@ -185,6 +60,77 @@ class NbdDeadline : public ::testing::Test, public ExportTable, public Session::
   io::BufferPool pool_;
   std::unique_ptr<Session> session_;
 };
+
+class NbdTlsDeadline : public NbdDeadline {
+ protected:
+  NbdTlsDeadline() : NbdDeadline(Security{*TlsServer::create(keys()), nullptr}) {}
+  void start_tls() {
+    greet();
+    Bytes in;
+    append_option(in, kOptStartTls, {});
+    peer_.got.clear();
+    peer_.stream->give(in);
+    EXPECT_EQ(decode_option_reply(peer_.got)->type, kRepAck);
+    peer_.got.clear();
+  }
+};
+
+TEST_F(NbdTlsDeadline, AClientThatSaysNothingAfterStartTlsIsDropped) {
+  start_tls();
+  executor_.advance(limits::kNbdHandshakeTime - Nanos(1));
+  EXPECT_FALSE(peer_.closed);
+  executor_.advance(Nanos(1));
+  EXPECT_TRUE(peer_.closed);
+  EXPECT_EQ(session_, nullptr);
+}
+
+// One deadline for all that comes before the first command: each step in time is not enough.
+TEST_F(NbdTlsDeadline, ATrickleOfTlsDoesNotExtendTheHandshake) {
+  executor_.advance(std::chrono::seconds(4));
+  start_tls();
+  const Bytes record = {std::byte{22}, std::byte{3}, std::byte{1}, std::byte{1}, std::byte{0}};
+  for (const std::byte b : record) {
+    executor_.advance(std::chrono::seconds(1));
+    peer_.stream->give(ByteView(&b, 1));
+  }
+  EXPECT_FALSE(peer_.closed);
+  executor_.advance(std::chrono::seconds(1));
+  EXPECT_TRUE(peer_.closed);
+  EXPECT_EQ(session_, nullptr);
+}
+
+TEST_F(NbdTlsDeadline, AFailedHandshakeSendsAnAlertAndEnds) {
+  start_tls();
+  peer_.stream->give(bytes_of("GET / HTTP/1.1"));
+  EXPECT_GT(peer_.got.size(), 0u);
+  EXPECT_TRUE(peer_.closed);
+  EXPECT_EQ(session_, nullptr);
+}
+
+// The alert of a handshake that failed is sent to a peer that does not read: the deadline ends that too.
+TEST_F(NbdTlsDeadline, AnAlertThatNobodyReadsIsGivenUp) {
+  start_tls();
+  peer_.reading = false;
+  peer_.stream->give(bytes_of("GET / HTTP/1.1"));
+  EXPECT_FALSE(peer_.closed);
+  executor_.advance(limits::kNbdHandshakeTime);
+  EXPECT_TRUE(peer_.closed);
+  EXPECT_EQ(session_, nullptr);
+}
+
+TEST_F(NbdTlsDeadline, AnEndOfTheStreamInsideTheHandshakeEndsTheSession) {
+  start_tls();
+  peer_.stream->give({});
+  EXPECT_EQ(session_, nullptr);
+}
+
+TEST_F(NbdTlsDeadline, ADrainEndsAHandshakeAtOnce) {
+  start_tls();
+  session_->drain();
+  executor_.run();
+  EXPECT_TRUE(peer_.closed);
+  EXPECT_EQ(session_, nullptr);
+}
 
 TEST_F(NbdDeadline, AClientThatSaysNothingIsDropped) {
   executor_.advance(limits::kNbdHandshakeTime - Nanos(1));

@@ -6,6 +6,7 @@
 #include <bit>
 #include <utility>
 
+#include "base/assert.h"
 #include "base/codec.h"
 #include "base/limits.h"
 #include "base/names.h"
@@ -67,7 +68,13 @@ size_t Handshake::feed(ByteView in, Bytes& out) {
       if (rest.size() - kOptionHeaderBytes < header->length) break;
       options_++;
       taken += kOptionHeaderBytes + header->length;
+      const size_t said = out.size();
       on_option(header->option, rest.subspan(kOptionHeaderBytes, header->length), out);
+      if (state_ == State::kStartTls && taken < in.size()) {
+        // Whoever put them there, they are not under TLS: neither ours to read, nor TLS's.
+        out.resize(said);
+        end("bytes behind STARTTLS");
+      }
     }
   }
   return taken;
@@ -87,23 +94,55 @@ void Handshake::on_client_flags(ByteView in) {
     return;
   }
   zeroes_ = (flags & kClientNoZeroes) == 0;
+  if (tls_ == Tls::kRequired && (flags & kClientFixedNewstyle) == 0)
+    end("TLS is required, and this client cannot ask for it");
+}
+
+void Handshake::secured(ExportTable& exports) {
+  ASSERT(state_ == State::kStartTls);
+  exports_ = &exports;
+  tls_ = Tls::kRunning;
+  structured_ = false;
+  context_export_.reset();
+  last_info_.reset();
+  state_ = State::kTalking;
+}
+
+// Before TLS, where it is required: nothing is told but that.
+void Handshake::on_plain_option(uint32_t option, ByteView payload, Bytes& out) {
+  if (option == kOptStartTls) return on_start_tls(payload, out);
+  if (option == kOptAbort) return on_abort(out);
+  if (option == kOptExportName) return end("EXPORT_NAME before TLS");
+  refuse(out, option, kRepErrTlsReqd, "TLS is required: STARTTLS comes first");
+}
+
+void Handshake::on_start_tls(ByteView payload, Bytes& out) {
+  if (!payload.empty()) return refuse(out, kOptStartTls, kRepErrInvalid, "STARTTLS takes no data");
+  if (tls_ == Tls::kNone)
+    return refuse(out, kOptStartTls, kRepErrPolicy, "TLS is not offered on this socket");
+  if (tls_ == Tls::kRunning) return refuse(out, kOptStartTls, kRepErrInvalid, "TLS is up already");
+  ack(out, kOptStartTls);
+  state_ = State::kStartTls;
+}
+
+void Handshake::on_abort(Bytes& out) {
+  ack(out, kOptAbort);
+  state_ = State::kEnded;
 }
 
 void Handshake::on_option(uint32_t option, ByteView payload, Bytes& out) {
+  if (tls_ == Tls::kRequired) return on_plain_option(option, payload, out);
   // Any other option between INFO and GO frees us from repeating INFO's answer.
   if (option != kOptGo && option != kOptInfo) last_info_.reset();
   switch (option) {
     case kOptExportName:
       return on_export_name(payload, out);
     case kOptAbort:
-      ack(out, option);
-      state_ = State::kEnded;
-      return;
+      return on_abort(out);
     case kOptList:
       return on_list(payload, out);
     case kOptStartTls:
-      if (!payload.empty()) return refuse(out, option, kRepErrInvalid, "STARTTLS takes no data");
-      return refuse(out, option, kRepErrPolicy, "TLS is not offered on this socket");
+      return on_start_tls(payload, out);
     case kOptInfo:
     case kOptGo:
       return on_info(option, payload, out);
@@ -120,7 +159,7 @@ void Handshake::on_option(uint32_t option, ByteView payload, Bytes& out) {
 void Handshake::on_export_name(ByteView payload, Bytes& out) {
   // This option has no way to say no, other than closing.
   const std::string name = resolve(text_of(payload));
-  block::BlockDevice* device = exports_.find(name);
+  block::BlockDevice* device = exports_->find(name);
   if (device == nullptr) return end(fmt::format("no export {}", quoted(name)));
   const block::DeviceInfo info = device->info();
   append_export_name_reply(out, ExportInfo{info.size, transmission_flags(info)}, zeroes_);
@@ -129,7 +168,7 @@ void Handshake::on_export_name(ByteView payload, Bytes& out) {
 
 void Handshake::on_list(ByteView payload, Bytes& out) {
   if (!payload.empty()) return refuse(out, kOptList, kRepErrInvalid, "LIST takes no data");
-  for (const std::string& name : exports_.names()) {
+  for (const std::string& name : exports_->names()) {
     append_option_reply(out, kOptList, kRepServer, encode_server(name));
   }
   ack(out, kOptList);
@@ -140,13 +179,12 @@ void Handshake::on_info(uint32_t option, ByteView payload, Bytes& out) {
   auto request = decode_info_request(payload);
   if (!request) return refuse(out, option, refusal_of(request.error()), request.error().message);
   const std::string name = resolve(request->name);
-  block::BlockDevice* device = exports_.find(name);
+  block::BlockDevice* device = exports_->find(name);
   if (device == nullptr) {
     return refuse(out, option, kRepErrUnknown, fmt::format("no export {}", quoted(request->name)));
   }
   // Only a GO repeats: a client that asks INFO again wants to see whether the device grew.
-  const bool repeats =
-      option == kOptGo && before && before->device == device && before->request == *request;
+  const bool repeats = option == kOptGo && before && before->device == device && before->request == *request;
   const block::DeviceInfo info = repeats ? before->info : device->info();
 
   const auto answer = [&](ByteView bytes) { append_option_reply(out, option, kRepInfo, bytes); };
@@ -182,7 +220,7 @@ void Handshake::on_meta_context(uint32_t option, ByteView payload, Bytes& out) {
   if (!structured_)
     return refuse(out, option, kRepErrInvalid, "metadata contexts need STRUCTURED_REPLY first");
   const std::string name = resolve(request->name);
-  if (exports_.find(name) == nullptr) {
+  if (exports_->find(name) == nullptr) {
     return refuse(out, option, kRepErrUnknown, fmt::format("no export {}", quoted(request->name)));
   }
   // No query means everything in a LIST and nothing in a SET; the wildcard counts in a LIST only. What is not
@@ -205,7 +243,7 @@ void Handshake::on_meta_context(uint32_t option, ByteView payload, Bytes& out) {
 
 std::string Handshake::resolve(std::string_view name) const {
   if (!name.empty()) return std::string(name);
-  std::vector<std::string> names = exports_.names();
+  std::vector<std::string> names = exports_->names();
   return names.size() == 1 ? std::move(names.front()) : std::string();
 }
 

@@ -30,6 +30,9 @@ struct Agreement {
   bool block_status = false;
 };
 
+// Whether the connection is under TLS. The modes of the protocol: kNone is NOTLS, the others are FORCEDTLS.
+enum class Tls : uint8_t { kNone, kRequired, kRunning };
+
 inline constexpr uint32_t kAllocationContext = 1;  // our id for base:allocation
 
 // Owns nothing outside itself; reads the table only inside feed(), and holds on to a device only when it is
@@ -37,12 +40,13 @@ inline constexpr uint32_t kAllocationContext = 1;  // our id for base:allocation
 class Handshake {
  public:
   enum class State : uint8_t {
-    kTalking,  // wants more bytes
-    kDone,     // send what was put out, then serve agreement()
-    kEnded,    // send what was put out, then close
+    kTalking,   // wants more bytes
+    kStartTls,  // send what was put out, then start TLS and call secured()
+    kDone,      // send what was put out, then serve agreement()
+    kEnded,     // send what was put out, then close
   };
 
-  explicit Handshake(ExportTable& exports) : exports_(exports) {}
+  explicit Handshake(ExportTable& exports, Tls tls = Tls::kNone) : exports_(&exports), tls_(tls) {}
 
   // Puts out the greeting. Call once, first.
   void start(Bytes& out) const;
@@ -50,6 +54,9 @@ class Handshake {
   // What it leaves is an incomplete message (never longer than kMessageBytes), or, when done, the first
   // commands.
   size_t feed(ByteView in, Bytes& out);
+
+  // TLS is up, and the client may see `exports`. Nothing that was said in plain text counts any more.
+  void secured(ExportTable& exports);
 
   State state() const { return state_; }
   const Agreement& agreement() const { return agreement_; }
@@ -70,6 +77,9 @@ class Handshake {
   void end(std::string reason);
   void on_client_flags(ByteView in);
   void on_option(uint32_t option, ByteView payload, Bytes& out);
+  void on_plain_option(uint32_t option, ByteView payload, Bytes& out);
+  void on_start_tls(ByteView payload, Bytes& out);
+  void on_abort(Bytes& out);
   void on_export_name(ByteView payload, Bytes& out);
   void on_list(ByteView payload, Bytes& out);
   void on_info(uint32_t option, ByteView payload, Bytes& out);
@@ -81,7 +91,8 @@ class Handshake {
   void agree(block::BlockDevice* device, std::string name, const block::DeviceInfo& info);
   uint16_t transmission_flags(const block::DeviceInfo& info) const;
 
-  ExportTable& exports_;
+  ExportTable* exports_;
+  Tls tls_;
   State state_ = State::kTalking;
   bool flags_seen_ = false;
   bool zeroes_ = true;

@@ -360,6 +360,46 @@ TEST_F(NbdHandshake, OptionsThatAreRefusedLeaveTheTalkGoing) {
   }
 }
 
+// What a client says before STARTTLS is answered alike, and none of it counts afterwards.
+TEST_F(NbdHandshake, NothingNegotiatedBeforeTlsSurvivesIt) {
+  Handshake handshake(table, Tls::kRequired);
+  Bytes in, out;
+  append_client_flags(in, kClientFixedNewstyle | kClientNoZeroes);
+  append_option(in, kOptStructuredReply, {});
+  append_option(in, kOptSetMetaContext, encode_meta_request({"vol", {kBaseAllocation}}));
+  append_option(in, kOptInfo, encode_info_request({"vol", {}}));
+  append_option(in, kOptStartTls, {});
+  EXPECT_EQ(handshake.feed(in, out), in.size());
+  ASSERT_EQ(handshake.state(), Handshake::State::kStartTls);
+  EXPECT_EQ(handshake.feed({}, out), 0u) << "until TLS is up nothing is taken";
+  handshake.secured(table);
+  table.devices["vol"].answer.size = 2 << 20;
+  in.clear();
+  out.clear();
+  append_option(in, kOptGo, encode_info_request({"vol", {}}));
+  EXPECT_EQ(handshake.feed(in, out), in.size());
+  ASSERT_EQ(handshake.state(), Handshake::State::kDone);
+  EXPECT_FALSE(handshake.agreement().structured);
+  EXPECT_FALSE(handshake.agreement().block_status);
+  EXPECT_EQ(handshake.agreement().size, 2u << 20);
+}
+
+// Bytes behind STARTTLS that come in the same receive, in any number.
+TEST_F(NbdHandshake, BytesBehindStartTlsEndTheConnectionWithoutAnAnswer) {
+  Bytes behind;
+  append_option(behind, kOptGo, encode_info_request({"vol", {}}));
+  for (size_t n = 1; n <= behind.size(); n++) {
+    Handshake handshake(table, Tls::kRequired);
+    Bytes in, out;
+    append_client_flags(in, kClientFixedNewstyle);
+    append_option(in, kOptStartTls, {});
+    in.insert(in.end(), behind.begin(), behind.begin() + static_cast<ptrdiff_t>(n));
+    handshake.feed(in, out);
+    EXPECT_EQ(handshake.state(), Handshake::State::kEnded);
+    EXPECT_TRUE(out.empty());
+  }
+}
+
 TEST_F(NbdHandshake, UnknownClientFlagsEndTheConnection) {
   for (int bit = 2; bit < 32; bit++) {
     Handshake handshake(table);

@@ -63,6 +63,7 @@ inline constexpr uint32_t kRepErrorBit = 1u << 31;
 inline constexpr uint32_t kRepErrUnsup = kRepErrorBit + 1;
 inline constexpr uint32_t kRepErrPolicy = kRepErrorBit + 2;
 inline constexpr uint32_t kRepErrInvalid = kRepErrorBit + 3;
+inline constexpr uint32_t kRepErrTlsReqd = kRepErrorBit + 5;
 inline constexpr uint32_t kRepErrUnknown = kRepErrorBit + 6;
 inline constexpr uint32_t kRepErrTooBig = kRepErrorBit + 9;
 

@@ -27,13 +27,15 @@ struct Server::Accepting {
   };
   Server* server;
   std::unique_ptr<io::Listener> listener;
+  Security security;
   struct AcceptOp : io::Op {
     Accepting* owner = nullptr;
   } op;
   Retry retry{{}, this};
   bool in_flight = false;
 
-  Accepting(Server* s, std::unique_ptr<io::Listener> l) : server(s), listener(std::move(l)) {
+  Accepting(Server* s, std::unique_ptr<io::Listener> l, Security w)
+      : server(s), listener(std::move(l)), security(std::move(w)) {
     op.owner = this;
     op.done = [](io::Op* done, int result) {
       Accepting* self = static_cast<AcceptOp*>(done)->owner;
@@ -55,9 +57,9 @@ Server::~Server() {
   for (const auto& accepting : listeners_) ASSERT(!accepting->in_flight && !accepting->retry.timer.armed());
 }
 
-void Server::add_listener(std::unique_ptr<io::Listener> listener) {
+void Server::add_listener(std::unique_ptr<io::Listener> listener, Security security) {
   ASSERT(!stopping_);
-  listeners_.push_back(std::make_unique<Accepting>(this, std::move(listener)));
+  listeners_.push_back(std::make_unique<Accepting>(this, std::move(listener), std::move(security)));
   accept_next(*listeners_.back());
 }
 
@@ -135,7 +137,8 @@ void Server::on_accepted(Accepting& accepting, int result) {
   if (stream != nullptr && sessions_.size() < limits::kNbdConnections) {
     ExportTable& exports = *this;
     Session::Host& host = *this;
-    auto session = std::make_unique<Session>(executor_, pool_, exports, host, std::move(stream));
+    auto session =
+        std::make_unique<Session>(executor_, pool_, exports, host, std::move(stream), accepting.security);
     Session& started = *session;
     sessions_.emplace(&started, std::move(session));
     started.start();

@@ -27,8 +27,8 @@ class Server : private ExportTable, private Session::Host {
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
 
-  // Accepts from `listener` until stop().
-  void add_listener(std::unique_ptr<io::Listener> listener);
+  // Accepts from `listener` until stop(), and asks of those clients what `security` says.
+  void add_listener(std::unique_ptr<io::Listener> listener, Security security = {});
   // kAlreadyExists if the name is taken, kFailedPrecondition after stop(). The device stays valid until
   // drain_export().
   Status add_export(const Name& name, block::BlockDevice& device);

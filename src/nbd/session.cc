@@ -41,19 +41,22 @@ struct Session::Slot : block::Request {
 };
 
 Session::Session(io::Executor& executor, io::BufferPool& pool, ExportTable& exports, Host& host,
-                 std::unique_ptr<io::Stream> stream)
+                 std::unique_ptr<io::Stream> stream, Security security)
     : executor_(executor),
       pool_(pool),
       host_(host),
+      exports_(exports),
+      security_(std::move(security)),
       stream_(std::move(stream)),
-      handshake_(std::in_place, exports),
+      handshake_(std::in_place, exports, security_.tls != nullptr ? Tls::kRequired : Tls::kNone),
       receive_buffer_(kReceiveBytes),
       deadline_{{}, this} {
   deadline_.timer.op.done = on_deadline;
 }
 
 Session::~Session() {
-  ASSERT(at_device_ == 0 && !receiving_ && !sending_ && !flush_armed_ && !deadline_.timer.armed());
+  ASSERT(at_device_ == 0 && !receiving_ && !sending_ && !flush_armed_ && !securing_);
+  ASSERT(!deadline_.timer.armed());
 }
 
 void Session::start() {
@@ -74,7 +77,7 @@ void Session::pump() {
 }
 
 void Session::start_receive() {
-  if (receiving_ || blocked_ || phase_ >= Phase::kFinishing) return;
+  if (receiving_ || blocked_ || securing_ || phase_ >= Phase::kFinishing) return;
   // One exchange at a time: the client must wait for our answer before its next option.
   if (phase_ == Phase::kHandshake && sending_) return;
   if (head_ == tail_) head_ = tail_ = 0;
@@ -123,7 +126,8 @@ void Session::on_received(int result) {
 }
 
 void Session::talk() {
-  if (sending_) return;
+  if (sending_ || securing_) return;
+  if (handshake_->state() == Handshake::State::kStartTls) return secure();
   head_ += handshake_->feed(ByteView(receive_buffer_.data() + head_, tail_ - head_), handshake_out_);
   const Handshake::State state = handshake_->state();
   if (state == Handshake::State::kDone) {
@@ -135,6 +139,25 @@ void Session::talk() {
     finish();
   }
   if (!handshake_out_.empty()) send_replies();
+}
+
+// The answer to STARTTLS has left. It was the last of plain text, both ways.
+void Session::secure() {
+  ASSERT(!receiving_ && head_ == tail_);
+  auto stream = security_.tls->accept(executor_, std::move(stream_));
+  tls_ = stream.get();
+  stream_ = std::move(stream);
+  securing_ = true;
+  tls_->handshake(secured_op_);
+}
+
+void Session::on_secured(int result) {
+  securing_ = false;
+  if (result < 0) die();
+  if (phase_ != Phase::kHandshake) return settle();
+  view_.emplace(exports_, security_.authorization.get(), tls_->identity());
+  handshake_->secured(*view_);
+  pump();
 }
 
 void Session::parse() {
@@ -420,8 +443,15 @@ void Session::die() {
 
 // Notices when a finishing session has nothing left to say, and when a dead one has everything back.
 void Session::settle() {
-  if (phase_ == Phase::kFinishing && at_device_ == 0 && reply_head_ == nullptr && !sending_) die();
-  if (phase_ != Phase::kDead || ending_ || at_device_ > 0 || receiving_ || sending_ || flush_armed_) return;
+  if (phase_ == Phase::kFinishing && at_device_ == 0 && reply_head_ == nullptr && !sending_) {
+    if (!std::exchange(said_end_, true) && stream_->say_end(send_op_)) {
+      sending_ = true;
+    } else {
+      die();
+    }
+  }
+  if (phase_ != Phase::kDead || ending_ || at_device_ > 0) return;
+  if (receiving_ || sending_ || flush_armed_ || securing_) return;
   ending_ = true;
   executor_.cancel(deadline_.timer);
   // Not from inside a completion: the stream that is calling us would be destroyed under its own feet.

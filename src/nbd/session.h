@@ -11,6 +11,7 @@
 #include "io/executor.h"
 #include "io/stream.h"
 #include "nbd/handshake.h"
+#include "nbd/tls.h"
 
 namespace foreshadow::nbd {
 
@@ -35,9 +36,10 @@ class Session {
   };
 
   // `pool`, `exports` and `host` outlive the session. The device must stay until the session ended or drain()
-  // led to that.
+  // led to that. With `security.tls` the client sees an export only after it has proved who it is, and only
+  // those that are for it.
   Session(io::Executor& executor, io::BufferPool& pool, ExportTable& exports, Host& host,
-          std::unique_ptr<io::Stream> stream);
+          std::unique_ptr<io::Stream> stream, Security security = {});
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
@@ -69,6 +71,8 @@ class Session {
   void start_receive();
   void on_received(int result);
   void talk();
+  void secure();
+  void on_secured(int result);
   void parse();
   bool has_room(const Command& command) const;
   void begin(const Command& command);
@@ -105,7 +109,11 @@ class Session {
   io::Executor& executor_;
   io::BufferPool& pool_;
   Host& host_;
+  ExportTable& exports_;
+  Security security_;
   std::unique_ptr<io::Stream> stream_;
+  TlsStream* tls_ = nullptr;               // stream_, once it is that
+  std::optional<AuthorizedExports> view_;  // what the client may see, once TLS is up
   std::optional<Handshake> handshake_;
   Bytes handshake_out_;
   Agreement agreement_;
@@ -134,11 +142,14 @@ class Session {
   std::vector<iovec> parts_;
   bool sending_ = false;
   bool flush_armed_ = false;
+  bool securing_ = false;  // TLS's own handshake is under way
+  bool said_end_ = false;
   bool ending_ = false;
 
   io::MemberOp<Session, &Session::on_received> receive_op_{this};
   io::MemberOp<Session, &Session::on_sent> send_op_{this};
   io::MemberOp<Session, &Session::on_flush> flush_op_{this};
+  io::MemberOp<Session, &Session::on_secured> secured_op_{this};
   io::MemberOp<Session, &Session::on_end> end_op_{this};
   Deadline deadline_;
 };

@@ -65,7 +65,7 @@ class TestClient {
     address.sin_port = htons(port);
     connect_to(&address, sizeof address);
   }
-  ~TestClient() { close(); }
+  virtual ~TestClient() { close(); }
   TestClient(TestClient&& other) noexcept
       : fd_(std::exchange(other.fd_, -1)), structured_(other.structured_) {}
   TestClient& operator=(TestClient&&) = delete;
@@ -79,7 +79,7 @@ class TestClient {
   // false when the server has closed.
   bool send(ByteView bytes) {
     while (!bytes.empty()) {
-      const ssize_t n = ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+      const ssize_t n = raw_send(bytes.data(), bytes.size());
       if (n <= 0) return false;
       bytes = bytes.subspan(static_cast<size_t>(n));
     }
@@ -90,7 +90,7 @@ class TestClient {
     Bytes out(n);
     size_t have = 0;
     while (have < n) {
-      const ssize_t got = ::recv(fd_, out.data() + have, n - have, 0);
+      const ssize_t got = raw_receive(out.data() + have, n - have);
       EXPECT_TRUE(got >= 0 || errno == ECONNRESET) << "receive: " << std::strerror(errno);
       if (got <= 0) break;
       have += static_cast<size_t>(got);
@@ -211,6 +211,11 @@ class TestClient {
     if (got->chunk.type != kChunkOffsetData) return {};
     return Bytes(got->data.begin() + 8, got->data.end());
   }
+
+ protected:
+  // As ::send and ::recv; a client under TLS has its own.
+  virtual ssize_t raw_send(const void* from, size_t n) { return ::send(fd_, from, n, MSG_NOSIGNAL); }
+  virtual ssize_t raw_receive(void* into, size_t n) { return ::recv(fd_, into, n, 0); }
 
  private:
   template <typename Address>
