@@ -20,7 +20,7 @@ build=(
   # To run: nbdfuse (in libnbd-bin) shows a volume as a file, on which mkfs and mount then work.
   libnbd-bin python3-libnbd fuse3 e2fsprogs util-linux mount
 )
-test=(fio qemu-utils nbdkit)
+test=(fio qemu-utils nbdkit gnutls-bin)
 check=(clang-19 clang-tidy-19 clang-format-19 libclang-rt-19-dev)
 
 list=0

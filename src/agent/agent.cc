@@ -27,7 +27,8 @@ class RunningAgent final : public Agent, private EventSink, private Session::Hos
         catalog_(std::move(catalog)),
         structure_(loop),
         server_(loop),
-        volumes_(*catalog_, server_, *this, options_.clock, rng_, options_.nbd_socket),
+        volumes_(*catalog_, server_, *this, options_.clock, rng_,
+                 NbdSocket{options_.nbd_socket, options_.nbd_tls_on_socket}),
         intents_(*catalog_, volumes_, structure_, [this](v1::Ack ack) { answer(std::move(ack)); }) {
     tick_.owner = this;
     tick_.timer.op.done = on_tick;
@@ -101,16 +102,24 @@ io::Task<Status> RunningAgent::begin() {
 }
 
 Status RunningAgent::listen() {
-  std::vector<std::unique_ptr<io::Listener>> listeners;
-  ASSIGN_OR_RETURN(listeners.emplace_back(), io::listen_unix(loop_, options_.nbd_socket));
+  const nbd::Security& security = options_.nbd_security;
+  ASSIGN_OR_RETURN(std::unique_ptr<io::Listener> local, io::listen_unix(loop_, options_.nbd_socket));
+  std::unique_ptr<io::Listener> tcp;
   if (options_.nbd_tcp) {
-    ASSIGN_OR_RETURN(listeners.emplace_back(),
-                     io::listen_tcp(loop_, options_.nbd_tcp->host, options_.nbd_tcp->port));
+    // In plain text nobody proves who they are: that is for this machine only.
+    const bool secure = security.tls != nullptr;
+    auto made = io::listen_tcp(loop_, options_.nbd_tcp->host, options_.nbd_tcp->port,
+                               secure ? io::Reach::kAnywhere : io::Reach::kLoopback);
+    if (!made && !secure && made.error().code == Code::kInvalidArgument)
+      made.error().message += "; any other needs TLS";
+    ASSIGN_OR_RETURN(tcp, std::move(made));
   }
-  for (std::unique_ptr<io::Listener>& listener : listeners) {
-    addresses_.push_back(listener->address());
-    server_.add_listener(std::move(listener));
-  }
+  const auto add = [&](std::unique_ptr<io::Listener> listener, bool secure) {
+    addresses_.push_back(listener->address() + (secure ? " (TLS)" : ""));
+    server_.add_listener(std::move(listener), secure ? security : nbd::Security{});
+  };
+  add(std::move(local), options_.nbd_tls_on_socket);
+  if (tcp != nullptr) add(std::move(tcp), security.tls != nullptr);
   return {};
 }
 

@@ -10,11 +10,12 @@
 #include "base/error.h"
 #include "io/loop.h"
 #include "io/task.h"
+#include "nbd/tls.h"
 
 namespace foreshadow::agent {
 
 struct TcpAddress {
-  std::string host;   // loopback only
+  std::string host;   // loopback only, unless under TLS
   uint16_t port = 0;  // 0: one is picked
 };
 
@@ -22,8 +23,10 @@ struct Options {
   std::string state_dir;   // agent.json and agent.lock live here; made if absent
   std::string nbd_socket;  // path of the unix socket that serves the exports
   std::optional<TcpAddress> nbd_tcp;
-  std::string control;            // gRPC target, "unix:/path" or "127.0.0.1:port"; empty: alone
-  std::vector<PoolConfig> pools;  // added where no pool of that name is known yet
+  nbd::Security nbd_security;      // of nbd_tcp's clients, if it has TLS
+  bool nbd_tls_on_socket = false;  // and of nbd_socket's
+  std::string control;             // gRPC target, "unix:/path" or "127.0.0.1:port"; empty: alone
+  std::vector<PoolConfig> pools;   // added where no pool of that name is known yet
   std::string version;
   Clock clock = system_clock();
 };

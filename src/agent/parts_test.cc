@@ -94,8 +94,9 @@ TEST(Backing, NamesAreParsedAndNothingElseIs) {
 }
 
 TEST(NbdUri, EncodesThePath) {
-  EXPECT_EQ(nbd_unix_uri("db", "/run/nbd.sock"), "nbd+unix:///db?socket=/run/nbd.sock");
-  EXPECT_EQ(nbd_unix_uri("db", "/a b&c%"), "nbd+unix:///db?socket=/a%20b%26c%25");
+  EXPECT_EQ(nbd_unix_uri("db", {"/run/nbd.sock"}), "nbd+unix:///db?socket=/run/nbd.sock");
+  EXPECT_EQ(nbd_unix_uri("db", {"/a b&c%"}), "nbd+unix:///db?socket=/a%20b%26c%25");
+  EXPECT_EQ(nbd_unix_uri("db", {"/run/nbd.sock", true}), "nbds+unix:///db?socket=/run/nbd.sock");
 }
 
 TEST(Metrics, AreTheDifferenceOfTwoCounts) {

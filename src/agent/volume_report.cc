@@ -43,10 +43,10 @@ v1::RedirectMode to_api(extent::Redirect redirect) {
   return redirect == extent::Redirect::kAll ? v1::REDIRECT_MODE_ALL : v1::REDIRECT_MODE_ALLOCATING;
 }
 
-std::string nbd_unix_uri(std::string_view name, std::string_view socket) {
+std::string nbd_unix_uri(std::string_view name, const NbdSocket& socket) {
   constexpr std::string_view kPlain = "/-._~";
   std::string path;
-  for (const char c : socket) {
+  for (const char c : socket.path) {
     const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
     if (letter || kPlain.find(c) != std::string_view::npos) {
       path += c;
@@ -54,7 +54,7 @@ std::string nbd_unix_uri(std::string_view name, std::string_view socket) {
       path += fmt::format("%{:02X}", static_cast<unsigned char>(c));
     }
   }
-  return fmt::format("nbd+unix:///{}?socket={}", name, path);
+  return fmt::format("{}+unix:///{}?socket={}", socket.tls ? "nbds" : "nbd", name, path);
 }
 
 v1::Volume make_report(const volume::Volume& volume, const Whereabouts& whereabouts) {

@@ -35,7 +35,12 @@ v1::SegmentRole to_api(extent::SegmentRole role);
 v1::SegmentState to_api(extent::SegmentState state);
 v1::RedirectMode to_api(extent::Redirect redirect);
 
-// nbd+unix:///NAME?socket=PATH, the path percent-encoded.
-std::string nbd_unix_uri(std::string_view name, std::string_view socket);
+// Where the exports are served on this machine.
+struct NbdSocket {
+  std::string path;
+  bool tls = false;
+};
+// nbd+unix:///NAME?socket=PATH, the path percent-encoded; nbds+unix under TLS.
+std::string nbd_unix_uri(std::string_view name, const NbdSocket& socket);
 
 }  // namespace foreshadow::agent

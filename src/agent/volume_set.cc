@@ -12,7 +12,7 @@
 namespace foreshadow::agent {
 
 VolumeSet::VolumeSet(Catalog& catalog, nbd::Server& server, EventSink& sink, Clock clock, Rng& rng,
-                     std::string nbd_socket)
+                     NbdSocket nbd_socket)
     : catalog_(catalog),
       loop_(catalog.loop()),
       server_(server),

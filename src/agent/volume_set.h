@@ -37,7 +37,7 @@ struct BrokenVolume {
 class VolumeSet {
  public:
   VolumeSet(Catalog& catalog, nbd::Server& server, EventSink& sink, Clock clock, Rng& rng,
-            std::string nbd_socket);
+            NbdSocket nbd_socket);
 
   // Opens what the pools hold and is not open yet; finishes what a crash cut in two; removes backings that
   // were never attached. A volume that cannot be opened is logged, told as an event and kept as broken; that
@@ -82,7 +82,7 @@ class VolumeSet {
   EventSink& sink_;
   Clock clock_;
   Rng& rng_;
-  std::string nbd_socket_;
+  NbdSocket nbd_socket_;
   std::map<Uuid, std::shared_ptr<VolumeHost>> hosts_;
   std::map<Uuid, BrokenVolume> broken_;
 };

@@ -189,6 +189,8 @@ TEST(CommandLine, TakesEveryCommand) {
   const std::vector<std::vector<std::string>> good = {
       {"up"},
       {"up", "--nbd-tcp", "127.0.0.1:0"},
+      {"up", "--nbd-tcp", "0.0.0.0:10809", "--nbd-tls-cert", "c", "--nbd-tls-key", "k", "--nbd-tls-ca", "a",
+       "--nbd-tls-psk", "p", "--nbd-tls-authz", "z", "--nbd-tls-unix"},
       {"control", "--listen", "127.0.0.1:7420"},
       {"agent", "--control", "unix:/c.sock"},
       {"pool", "add", "fast", "--dir", "/p", "--capacity", "10GiB"},

@@ -12,12 +12,14 @@
 #include <future>
 #include <optional>
 #include <thread>
+#include <tuple>
 
 #include "agent/agent.h"
 #include "agent/state_dir.h"
 #include "app/arguments.h"
 #include "app/client.h"
 #include "app/commands.h"
+#include "app/nbd_tls.h"
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/size.h"
@@ -29,6 +31,7 @@ namespace {
 
 struct ServeArguments {
   std::optional<agent::TcpAddress> nbd_tcp;
+  NbdTlsFiles nbd_tls;
   std::vector<std::string> listen;     // control's, beside its socket
   std::string http;                    // control's JSON API
   std::string control;                 // the agent's target
@@ -131,6 +134,8 @@ Result<agent::Options> agent_options(const std::string& state, const ServeArgume
   options.state_dir = state;
   options.nbd_socket = state + "/nbd.sock";
   options.nbd_tcp = arguments.nbd_tcp;
+  ASSIGN_OR_RETURN(options.nbd_security, load_nbd_tls(arguments.nbd_tls));
+  options.nbd_tls_on_socket = arguments.nbd_tls.on_socket;
   options.control = arguments.control;
   options.version = FORESHADOW_VERSION;
   TRY(check_socket_path(options.nbd_socket));
@@ -225,8 +230,19 @@ void add_serve_commands(CLI::App& app, Invocation& invocation) {
   const auto arguments = std::make_shared<ServeArguments>();
   const auto add_nbd = [&](CLI::App* command) {
     add_parsed(*command, "--nbd-tcp", &arguments->nbd_tcp, parse_tcp,
-               "Serve NBD on this loopback address too")
+               "Serve NBD on this address too: under TLS any, else a loopback address")
         ->type_name("HOST:PORT");
+    const std::tuple<const char*, std::string*, const char*> files[] = {
+        {"--nbd-tls-cert", &arguments->nbd_tls.certificate,
+         "NBD over TCP under TLS: the server's certificate, with its chain (PEM)"},
+        {"--nbd-tls-key", &arguments->nbd_tls.key, "The certificate's key (PEM)"},
+        {"--nbd-tls-ca", &arguments->nbd_tls.authorities, "The authorities of clients' certificates (PEM)"},
+        {"--nbd-tls-psk", &arguments->nbd_tls.psk, "Clients' pre-shared keys, USER:HEX a line"},
+        {"--nbd-tls-authz", &arguments->nbd_tls.authorization,
+         "Who may use what, an identity (cn:, dns:, email:, uri:, psk:) and exports or * a line; without it, "
+         "every client that TLS lets in may use every export"}};
+    for (const auto& [flag, path, text] : files) command->add_option(flag, *path, text)->type_name("FILE");
+    command->add_flag("--nbd-tls-unix", arguments->nbd_tls.on_socket, "TLS on the unix socket as well");
   };
   const auto add_listen = [&](CLI::App* command) {
     command->add_option("--listen", arguments->listen, "Let control listen on this loopback address too")

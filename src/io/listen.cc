@@ -64,19 +64,22 @@ struct TcpAddress {
   int family() const { return storage.ss_family; }
 };
 
-Result<TcpAddress> loopback_address(const std::string& host, uint16_t port) {
+Result<TcpAddress> tcp_address(const std::string& host, uint16_t port, Reach reach) {
+  const bool any = reach == Reach::kAnywhere;
   TcpAddress out;
   sockaddr_in v4{};
   sockaddr_in6 v6{};
   const std::string numeric = host == "localhost" ? "127.0.0.1" : host;
-  if (::inet_pton(AF_INET, numeric.c_str(), &v4.sin_addr) == 1 && (ntohl(v4.sin_addr.s_addr) >> 24) == 127) {
+  if (::inet_pton(AF_INET, numeric.c_str(), &v4.sin_addr) == 1 &&
+      (any || (ntohl(v4.sin_addr.s_addr) >> 24) == 127)) {
     v4.sin_family = AF_INET;
     v4.sin_port = htons(port);
     out.length = sizeof v4;
     std::memcpy(&out.storage, &v4, sizeof v4);
     return out;
   }
-  if (::inet_pton(AF_INET6, numeric.c_str(), &v6.sin6_addr) == 1 && IN6_IS_ADDR_LOOPBACK(&v6.sin6_addr)) {
+  if (::inet_pton(AF_INET6, numeric.c_str(), &v6.sin6_addr) == 1 &&
+      (any || IN6_IS_ADDR_LOOPBACK(&v6.sin6_addr))) {
     v6.sin6_family = AF_INET6;
     v6.sin6_port = htons(port);
     out.length = sizeof v6;
@@ -84,8 +87,9 @@ Result<TcpAddress> loopback_address(const std::string& host, uint16_t port) {
     return out;
   }
   return fail(Code::kInvalidArgument,
-              fmt::format("TCP address {}: expected a loopback address (127.0.0.0/8, ::1 or localhost)",
-                          quoted(host)));
+              fmt::format("TCP address {}: expected {}", quoted(host),
+                          any ? "a numeric address or localhost"
+                              : "a loopback address (127.0.0.0/8, ::1 or localhost)"));
 }
 
 // Where the socket is bound by now, with the port the kernel picked.
@@ -131,8 +135,9 @@ Result<std::unique_ptr<Listener>> listen_unix(Loop& loop, const std::string& pat
   return listener;
 }
 
-Result<std::unique_ptr<Listener>> listen_tcp(Loop& loop, const std::string& host, uint16_t port) {
-  ASSIGN_OR_RETURN(TcpAddress address, loopback_address(host, port));
+Result<std::unique_ptr<Listener>> listen_tcp(Loop& loop, const std::string& host, uint16_t port,
+                                             Reach reach) {
+  ASSIGN_OR_RETURN(TcpAddress address, tcp_address(host, port, reach));
   UniqueFd fd(::socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC, 0));
   if (!fd) return fail_errno(errno, "making a TCP socket");
   // A server that restarts takes its port back while old connections linger in TIME_WAIT.

@@ -46,7 +46,10 @@ class Listener {
 // A listening unix socket at `path`, mode 0600. A stale socket file is replaced; kBusy if somebody answers
 // there.
 Result<std::unique_ptr<Listener>> listen_unix(Loop& loop, const std::string& path);
-// A listening TCP socket on a loopback address (kInvalidArgument for any other). Port 0 picks one.
-Result<std::unique_ptr<Listener>> listen_tcp(Loop& loop, const std::string& host, uint16_t port);
+enum class Reach { kLoopback, kAnywhere };
+// A listening TCP socket on an address of this machine, as a number or localhost; with kLoopback only one
+// that no other machine can reach (kInvalidArgument for any other). Port 0 picks one.
+Result<std::unique_ptr<Listener>> listen_tcp(Loop& loop, const std::string& host, uint16_t port,
+                                             Reach reach = Reach::kLoopback);
 
 }  // namespace foreshadow::io

@@ -364,6 +364,17 @@ TEST_F(ListenTest, TcpTakesLoopbackAndSaysWhichPort) {
   EXPECT_TRUE(!v6 || (*v6)->address().starts_with("[::1]:"));  // this machine may have no IPv6
 }
 
+TEST_F(ListenTest, TcpReachesEveryAddressWhereThatIsAskedFor) {
+  auto listener = listen_tcp(*loop, "0.0.0.0", 0, Reach::kAnywhere);
+  ASSERT_TRUE(listener) << listener.error().message;
+  const std::string address = (*listener)->address();
+  EXPECT_TRUE(address.starts_with("0.0.0.0:"));
+  EXPECT_TRUE(connect_to("127.0.0.1" + address.substr(address.rfind(':'))));
+  for (const char* host : {"example.com", "", "*", "127.0.0", "::x"}) {
+    EXPECT_EQ(listen_tcp(*loop, host, 0, Reach::kAnywhere).error().code, Code::kInvalidArgument) << host;
+  }
+}
+
 TEST_F(ListenTest, ATcpPortInUseIsBusy) {
   auto listener = listen_tcp(*loop, "127.0.0.1", 0);
   ASSERT_TRUE(listener) << listener.error().message;
