@@ -27,8 +27,15 @@ inline constexpr uint32_t kNbdMetaQueries = 64;             // queries in one SE
 inline constexpr uint32_t kNbdInFlightRequests = 256;       // per connection
 inline constexpr uint64_t kNbdInFlightBytes = 64ull << 20;  // per connection
 inline constexpr uint32_t kNbdConnections = 128;            // per server
+inline constexpr uint32_t kNbdShareRequests = 32;           // that are a connection's own, whatever others do
+inline constexpr uint64_t kNbdShareBytes = 1ull << 20;      // likewise
+inline constexpr uint32_t kNbdSharedRequests = 8192;        // all connections', beyond those
+inline constexpr uint64_t kNbdSharedBytes = 896ull << 20;   // likewise: with the shares, 1 GiB for a server
 inline constexpr uint32_t kNbdExtents = 1u << 16;           // descriptors in one BLOCK_STATUS reply
 inline constexpr std::chrono::seconds kNbdHandshakeTime{10};  // TLS's own included
+// A connection that neither takes a reply nor sends a payload for this long is dropped, once others wait for
+// the memory that it holds.
+inline constexpr std::chrono::seconds kNbdStallTime{10};
 inline constexpr size_t kNbdPskUsers = 4096;
 inline constexpr size_t kNbdPskUserBytes = 128;
 inline constexpr size_t kNbdPskKeyBytesMin = 16;

@@ -14,7 +14,7 @@ namespace {
 class NbdDeadline : public ::testing::Test, public ExportTable, public Session::Host {
  protected:
   explicit NbdDeadline(Security security = {}) : device_(executor_, 1 << 20), pool_(1 << 20) {
-    session_ = std::make_unique<Session>(executor_, pool_, *this, *this,
+    session_ = std::make_unique<Session>(Session::Commons{executor_, pool_, allowance_}, *this, *this,
                                          std::make_unique<ManualStream>(executor_, peer_), security);
     session_->start();
     executor_.run();
@@ -58,6 +58,7 @@ class NbdDeadline : public ::testing::Test, public ExportTable, public Session::
   ManualStream::Peer peer_;
   RamDevice device_;
   io::BufferPool pool_;
+  Allowance allowance_{executor_, [] {}};
   std::unique_ptr<Session> session_;
 };
 

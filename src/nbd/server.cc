@@ -50,7 +50,10 @@ struct Server::Accepting {
   }
 };
 
-Server::Server(io::Executor& executor) : executor_(executor), pool_(kIdleBufferBytes) {}
+Server::Server(io::Executor& executor, Allowance::Bounds bounds)
+    : executor_(executor),
+      pool_(kIdleBufferBytes),
+      allowance_(executor, [this] { drop_stalled(); }, bounds) {}
 
 Server::~Server() {
   ASSERT(sessions_.empty() && !check_posted_);
@@ -137,8 +140,8 @@ void Server::on_accepted(Accepting& accepting, int result) {
   if (stream != nullptr && sessions_.size() < limits::kNbdConnections) {
     ExportTable& exports = *this;
     Session::Host& host = *this;
-    auto session =
-        std::make_unique<Session>(executor_, pool_, exports, host, std::move(stream), accepting.security);
+    const Session::Commons commons{executor_, pool_, allowance_};
+    auto session = std::make_unique<Session>(commons, exports, host, std::move(stream), accepting.security);
     Session& started = *session;
     sessions_.emplace(&started, std::move(session));
     started.start();
@@ -154,6 +157,10 @@ bool Server::is_over(const Waiter& waiter) const {
   if (waiter.device != nullptr) return session_count(*waiter.device) == 0;
   return sessions_.empty() && std::none_of(listeners_.begin(), listeners_.end(),
                                            [](const auto& accepting) { return accepting->in_flight; });
+}
+
+void Server::drop_stalled() {
+  for (const auto& [key, session] : sessions_) session->drop_if_stalled();
 }
 
 // Looks soon, from the executor, whether a waiter can be called.

@@ -22,7 +22,8 @@ namespace foreshadow::nbd {
 // after stop() has called back (or before anything was added).
 class Server : private ExportTable, private Session::Host {
  public:
-  explicit Server(io::Executor& executor);
+  // `bounds` is less than the product's in tests only.
+  explicit Server(io::Executor& executor, Allowance::Bounds bounds = {});
   ~Server() override;
   Server(const Server&) = delete;
   Server& operator=(const Server&) = delete;
@@ -41,6 +42,7 @@ class Server : private ExportTable, private Session::Host {
   // it.
   void stop(std::function<void()> done);
 
+  const Allowance& allowance() const { return allowance_; }
   size_t session_count() const { return sessions_.size(); }
   // Sessions past their handshake on `device`.
   size_t session_count(const block::BlockDevice& device) const;
@@ -60,10 +62,12 @@ class Server : private ExportTable, private Session::Host {
   void on_accepted(Accepting& accepting, int result);
   bool is_over(const Waiter& waiter) const;
   void check_waiters();
+  void drop_stalled();
   void on_check(int result);
 
   io::Executor& executor_;
   io::BufferPool pool_;
+  Allowance allowance_;
   std::map<std::string, block::BlockDevice*, std::less<>> exports_;
   std::vector<std::unique_ptr<Accepting>> listeners_;
   std::map<const Session*, std::unique_ptr<Session>> sessions_;

@@ -40,16 +40,17 @@ struct Session::Slot : block::Request {
   std::array<std::byte, kHeaderBytes> header;
 };
 
-Session::Session(io::Executor& executor, io::BufferPool& pool, ExportTable& exports, Host& host,
-                 std::unique_ptr<io::Stream> stream, Security security)
-    : executor_(executor),
-      pool_(pool),
+Session::Session(const Commons& commons, ExportTable& exports, Host& host, std::unique_ptr<io::Stream> stream,
+                 Security security)
+    : executor_(commons.executor),
+      pool_(commons.pool),
       host_(host),
       exports_(exports),
       security_(std::move(security)),
       stream_(std::move(stream)),
       handshake_(std::in_place, exports, security_.tls != nullptr ? Tls::kRequired : Tls::kNone),
       receive_buffer_(kReceiveBytes),
+      account_(commons.allowance, [this] { on_room(); }),
       deadline_{{}, this} {
   deadline_.timer.op.done = on_deadline;
 }
@@ -96,6 +97,7 @@ void Session::start_receive() {
     if (large_writes_ && incoming_ == nullptr && head_ == tail_) into = into.first(kCommandBytes);
   }
   receiving_ = true;
+  if (incoming_ != nullptr) waits_++;
   if (direct_) {
     stream_->receive_all(receive_op_, into);
   } else {
@@ -182,11 +184,17 @@ void Session::parse() {
   }
 }
 
-bool Session::has_room(const Command& command) const {
-  if (used_ >= limits::kNbdInFlightRequests) return false;
+bool Session::has_room(const Command& command) {
   const bool carries = command.type == kCmdRead || command.type == kCmdWrite;
   const uint64_t bytes = carries && command.length <= limits::kNbdRequestBytes ? command.length : 0;
-  return charged_ + bytes <= limits::kNbdInFlightBytes;
+  return account_.admit(bytes);
+}
+
+// Other sessions gave something back.
+void Session::on_room() {
+  if (!blocked_) return account_.leave_queue();
+  blocked_ = false;
+  pump();
 }
 
 void Session::begin(const Command& command) {
@@ -375,6 +383,7 @@ void Session::send_replies() {
     }
   }
   sending_ = true;
+  waits_++;
   stream_->send(send_op_, parts_);
 }
 
@@ -429,7 +438,17 @@ void Session::finish() {
   if (phase_ >= Phase::kFinishing) return;
   phase_ = Phase::kFinishing;
   if (incoming_ != nullptr && !receiving_) release(*std::exchange(incoming_, nullptr));
+  account_.leave_queue();
   arm_deadline();
+}
+
+void Session::drop_if_stalled() {
+  const bool waiting = sending_ || incoming_ != nullptr;
+  if (waiting && stalled_at_ == waits_) {
+    die();
+    return settle();
+  }
+  stalled_at_ = waiting ? waits_ : 0;
 }
 
 void Session::die() {
@@ -438,6 +457,7 @@ void Session::die() {
   if (incoming_ != nullptr && !receiving_) release(*std::exchange(incoming_, nullptr));
   release_all(std::exchange(reply_head_, nullptr));
   reply_tail_ = nullptr;
+  account_.leave_queue();
   stream_->shut_down();
 }
 
@@ -476,7 +496,7 @@ Session::Slot& Session::take_slot(const Command& command) {
   slot.refusal = {};
   slot.data = {};
   slot.charged = 0;
-  used_++;
+  account_.add_request();
   return slot;
 }
 
@@ -484,20 +504,18 @@ void Session::attach_buffer(Slot& slot, size_t bytes) {
   slot.buffer = pool_.take(bytes);
   slot.data = slot.buffer.first(bytes);
   slot.charged = bytes;
-  charged_ += bytes;
+  account_.add_bytes(bytes);
 }
 
 void Session::detach_buffer(Slot& slot) {
-  ASSERT(charged_ >= slot.charged);
   if (slot.buffer.data() != nullptr) pool_.give(std::exchange(slot.buffer, io::Buffer()));
   slot.data = {};
-  charged_ -= std::exchange(slot.charged, 0);
+  account_.drop_bytes(std::exchange(slot.charged, 0));
 }
 
 void Session::release(Slot& slot) {
-  ASSERT(used_ > 0);
   detach_buffer(slot);
-  used_--;
+  account_.drop_request();
   slot.after = std::exchange(free_, &slot);
 }
 

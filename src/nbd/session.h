@@ -10,6 +10,7 @@
 #include "io/buffer.h"
 #include "io/executor.h"
 #include "io/stream.h"
+#include "nbd/allowance.h"
 #include "nbd/handshake.h"
 #include "nbd/tls.h"
 
@@ -21,8 +22,8 @@ namespace foreshadow::nbd {
 //
 // Bounds: limits::kNbdInFlightRequests and kNbdInFlightBytes count from the parsing of a command until its
 // reply has been sent, so a client that does not read stops being read; the bytes of a WRITE only until the
-// device has them. The handshake, and the time to read
-// the last replies once the session is finishing, are each bounded by limits::kNbdHandshakeTime.
+// device has them. What all sessions hold together is bounded by their Allowance. The handshake, and the time
+// to read the last replies once the session is finishing, are each bounded by limits::kNbdHandshakeTime.
 //
 // Life: the host owns the session and deletes it in session_ended(), which is called exactly once and only
 // after every device request, stream call, timer and deferred op has come back. Nothing ever completes into a
@@ -35,11 +36,18 @@ class Session {
     virtual void session_ended(Session& session) = 0;  // deletes it
   };
 
-  // `pool`, `exports` and `host` outlive the session. The device must stay until the session ended or drain()
-  // led to that. With `security.tls` the client sees an export only after it has proved who it is, and only
-  // those that are for it.
-  Session(io::Executor& executor, io::BufferPool& pool, ExportTable& exports, Host& host,
-          std::unique_ptr<io::Stream> stream, Security security = {});
+  // What the sessions of a server share.
+  struct Commons {
+    io::Executor& executor;
+    io::BufferPool& pool;
+    Allowance& allowance;
+  };
+
+  // The commons, `exports` and `host` outlive the session. The device must stay until the session ended or
+  // drain() led to that. With `security.tls` the client sees an export only after it has proved who it is,
+  // and only those that are for it.
+  Session(const Commons& commons, ExportTable& exports, Host& host, std::unique_ptr<io::Stream> stream,
+          Security security = {});
   ~Session();
   Session(const Session&) = delete;
   Session& operator=(const Session&) = delete;
@@ -49,6 +57,9 @@ class Session {
   // meanwhile get ESHUTDOWN, then the connection is closed. A session that is still in its handshake is
   // closed at once.
   void drain();
+  // For when memory is short: ends the session if it has waited for its client, to take a reply or to send a
+  // payload, ever since the call before this.
+  void drop_if_stalled();
   // What the session serves; nullptr before the end of the handshake.
   block::BlockDevice* device() const { return agreement_.device; }
 
@@ -74,7 +85,8 @@ class Session {
   void secure();
   void on_secured(int result);
   void parse();
-  bool has_room(const Command& command) const;
+  bool has_room(const Command& command);
+  void on_room();
   void begin(const Command& command);
   void take_payload();
 
@@ -132,9 +144,10 @@ class Session {
 
   std::vector<std::unique_ptr<Slot>> slots_;
   Slot* free_ = nullptr;
-  uint32_t used_ = 0;       // slots not free
-  uint64_t charged_ = 0;    // bytes of buffers they hold
-  uint32_t at_device_ = 0;  // requests the device has
+  Allowance::Account account_;  // slots not free, and the bytes of buffers that they hold
+  uint32_t at_device_ = 0;      // requests the device has
+  uint64_t waits_ = 0;          // sends, and receives of payloads, so far
+  uint64_t stalled_at_ = 0;     // waits_, when drop_if_stalled() last found one under way
 
   Slot* reply_head_ = nullptr;  // answered, not yet handed to a send
   Slot* reply_tail_ = nullptr;

@@ -26,7 +26,7 @@ class TestServer {
  public:
   static constexpr uint64_t kSize = 64 * kMiB;
 
-  explicit TestServer(uint64_t size = kSize) {
+  explicit TestServer(uint64_t size = kSize, Allowance::Bounds bounds = {}) {
     char name[] = "/tmp/foreshadow-nbd-XXXXXX";
     directory_ = ::mkdtemp(name);
     path_ = directory_ + "/s";
@@ -40,7 +40,7 @@ class TestServer {
     });
     ready.get_future().wait();
     on_loop([&] {
-      server_ = std::make_unique<Server>(*loop_);
+      server_ = std::make_unique<Server>(*loop_, bounds);
       device_ = std::make_unique<RamDevice>(*loop_, size);
       EXPECT_TRUE(server_->add_export(*Name::parse("vol"), *device_).has_value());
       auto listener = io::listen_unix(*loop_, path_);
