@@ -33,6 +33,8 @@ inline constexpr uint32_t kNbdSharedRequests = 8192;        // all connections',
 inline constexpr uint64_t kNbdSharedBytes = 896ull << 20;   // likewise: with the shares, 1 GiB for a server
 inline constexpr uint32_t kNbdExtents = 1u << 16;           // descriptors in one BLOCK_STATUS reply
 inline constexpr std::chrono::seconds kNbdHandshakeTime{10};  // TLS's own included
+// A client in its handshake is told of a shutdown by the answer to its next option, and has this long to ask.
+inline constexpr std::chrono::seconds kNbdGoodbyeTime{1};
 // A connection that neither takes a reply nor sends a payload for this long is dropped, once others wait for
 // the memory that it holds.
 inline constexpr std::chrono::seconds kNbdStallTime{10};

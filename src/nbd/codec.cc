@@ -324,8 +324,10 @@ Result<Chunk> decode_chunk(ByteView in) {
   return chunk;
 }
 
-size_t encode_offset_data(uint64_t cookie, uint64_t offset, uint32_t bytes, std::span<std::byte> out) {
-  const size_t used = encode(Chunk{kChunkFlagDone, kChunkOffsetData, cookie, 8 + bytes}, out);
+size_t encode_offset_data(uint64_t cookie, uint64_t offset, uint32_t bytes, std::span<std::byte> out,
+                          bool last) {
+  const uint16_t flags = last ? kChunkFlagDone : 0;
+  const size_t used = encode(Chunk{flags, kChunkOffsetData, cookie, 8 + bytes}, out);
   WireWriter w(out.subspan(used));
   w.u64(offset);
   return used + w.used();

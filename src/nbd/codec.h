@@ -142,8 +142,9 @@ size_t encode(const Chunk& chunk, std::span<std::byte> out);
 Result<Chunk> decode_chunk(ByteView in);
 
 // A whole chunk, header and payload, of which only the data of OFFSET_DATA (`bytes` of it) is sent
-// separately.
-size_t encode_offset_data(uint64_t cookie, uint64_t offset, uint32_t bytes, std::span<std::byte> out);
+// separately. All but OFFSET_DATA with `last` false are the last of their reply.
+size_t encode_offset_data(uint64_t cookie, uint64_t offset, uint32_t bytes, std::span<std::byte> out,
+                          bool last = true);
 size_t encode_offset_hole(uint64_t cookie, uint64_t offset, uint32_t bytes, std::span<std::byte> out);
 size_t encode_error(uint64_t cookie, uint32_t error, std::string_view message, std::span<std::byte> out);
 // A BLOCK_STATUS chunk's payload; `out` has room for status_bytes(descriptors.size()).

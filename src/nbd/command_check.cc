@@ -28,6 +28,11 @@ uint16_t allowed_flags(uint16_t type, const Agreement& agreement) {
 }
 
 Refusal check_length(const Command& command, const Agreement& agreement) {
+  // One chunk is to hold it all, and none holds more than clients are told.
+  if (command.type == kCmdRead && (command.flags & kCmdFlagDf) != 0 &&
+      command.length > limits::kNbdAnnouncedBytes) {
+    return {kEoverflow, "read longer than one chunk may be"};
+  }
   if (command.length <= limits::kNbdRequestBytes) return {};
   // EOVERFLOW tells a client that smaller reads will do; only one that knows structured replies expects it.
   if (command.type == kCmdRead) {

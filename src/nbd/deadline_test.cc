@@ -125,6 +125,19 @@ TEST_F(NbdTlsDeadline, AnEndOfTheStreamInsideTheHandshakeEndsTheSession) {
   EXPECT_EQ(session_, nullptr);
 }
 
+TEST_F(NbdTlsDeadline, StartTlsDuringADrainIsToldOfTheShutdown) {
+  greet();
+  session_->drain();
+  for (const uint32_t option : {kOptStartTls, kOptList}) {
+    peer_.got.clear();
+    Bytes in;
+    append_option(in, option, {});
+    peer_.stream->give(in);
+    const auto reply = decode_option_reply(ByteView(peer_.got).first(kOptionReplyBytes));
+    EXPECT_EQ(reply->type, option == kOptStartTls ? kRepErrShutdown : kRepErrTlsReqd);
+  }
+}
+
 TEST_F(NbdTlsDeadline, ADrainEndsAHandshakeAtOnce) {
   start_tls();
   session_->drain();
@@ -208,6 +221,49 @@ TEST_F(NbdDeadline, PayloadsAreReceivedInAsFewPiecesAsThereCanBe) {
   EXPECT_EQ(peer_.got.size(), 3 * kSimpleReplyBytes);
   give({0, kCmdFlush, 4, 0, 0});
   EXPECT_GE(peer_.stream->room(), 64 * kKiB);
+}
+
+TEST_F(NbdDeadline, OptionsDuringADrainAreToldOfTheShutdown) {
+  greet();
+  session_->drain();
+  executor_.run();
+  EXPECT_FALSE(peer_.closed);
+  for (const uint32_t option : {kOptList, kOptStructuredReply, kOptGo, kOptStartTls, 99u}) {
+    peer_.got.clear();
+    Bytes in;
+    append_option(in, option, option == kOptGo ? encode_info_request({"vol", {}}) : Bytes());
+    peer_.stream->give(in);
+    const auto reply = decode_option_reply(ByteView(peer_.got).first(kOptionReplyBytes));
+    EXPECT_EQ(reply->type, kRepErrShutdown);
+  }
+  peer_.got.clear();
+  Bytes in;
+  append_option(in, kOptAbort, {});
+  peer_.stream->give(in);
+  EXPECT_EQ(decode_option_reply(peer_.got)->type, kRepAck);
+  EXPECT_EQ(session_, nullptr);
+}
+
+TEST_F(NbdDeadline, AClientThatAsksNothingDuringADrainIsClosedSoon) {
+  greet();
+  session_->drain();
+  executor_.advance(limits::kNbdGoodbyeTime - Nanos(1));
+  EXPECT_FALSE(peer_.closed);
+  session_->drain();
+  executor_.advance(Nanos(1));
+  EXPECT_TRUE(peer_.closed);
+  EXPECT_EQ(session_, nullptr);
+}
+
+TEST_F(NbdDeadline, ExportNameDuringADrainEndsTheConnection) {
+  greet();
+  session_->drain();
+  peer_.got.clear();
+  Bytes in;
+  append_option(in, kOptExportName, bytes_of("vol"));
+  peer_.stream->give(in);
+  EXPECT_EQ(peer_.got.size(), 0u);
+  EXPECT_EQ(session_, nullptr);
 }
 
 TEST_F(NbdDeadline, DrainAnswersNewCommandsWithShutdownAndOldOnesProperly) {

@@ -121,6 +121,7 @@ void Handshake::on_start_tls(ByteView payload, Bytes& out) {
   if (tls_ == Tls::kNone)
     return refuse(out, kOptStartTls, kRepErrPolicy, "TLS is not offered on this socket");
   if (tls_ == Tls::kRunning) return refuse(out, kOptStartTls, kRepErrInvalid, "TLS is up already");
+  if (refusing_) return refuse(out, kOptStartTls, kRepErrShutdown, "the server is shutting down");
   ack(out, kOptStartTls);
   state_ = State::kStartTls;
 }
@@ -132,6 +133,9 @@ void Handshake::on_abort(Bytes& out) {
 
 void Handshake::on_option(uint32_t option, ByteView payload, Bytes& out) {
   if (tls_ == Tls::kRequired) return on_plain_option(option, payload, out);
+  if (refusing_ && option == kOptExportName) return end("EXPORT_NAME while the server shuts down");
+  if (refusing_ && option != kOptAbort)
+    return refuse(out, option, kRepErrShutdown, "the server is shutting down");
   // Any other option between INFO and GO frees us from repeating INFO's answer.
   if (option != kOptGo && option != kOptInfo) last_info_.reset();
   switch (option) {

@@ -58,6 +58,11 @@ class Handshake {
   // TLS is up, and the client may see `exports`. Nothing that was said in plain text counts any more.
   void secured(ExportTable& exports);
 
+  // From here on every option is told that the server is shutting down.
+  void refuse_all() { refusing_ = true; }
+  // Whether the client can be told anything: it has said what it understands, and TLS is not about to start.
+  bool in_options() const { return flags_seen_ && state_ == State::kTalking; }
+
   State state() const { return state_; }
   const Agreement& agreement() const { return agreement_; }
   // Why the handshake was ended from this side; empty when the client ended it. For the log.
@@ -95,6 +100,7 @@ class Handshake {
   Tls tls_;
   State state_ = State::kTalking;
   bool flags_seen_ = false;
+  bool refusing_ = false;
   bool zeroes_ = true;
   bool structured_ = false;
   uint32_t options_ = 0;

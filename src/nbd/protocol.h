@@ -65,6 +65,7 @@ inline constexpr uint32_t kRepErrPolicy = kRepErrorBit + 2;
 inline constexpr uint32_t kRepErrInvalid = kRepErrorBit + 3;
 inline constexpr uint32_t kRepErrTlsReqd = kRepErrorBit + 5;
 inline constexpr uint32_t kRepErrUnknown = kRepErrorBit + 6;
+inline constexpr uint32_t kRepErrShutdown = kRepErrorBit + 7;
 inline constexpr uint32_t kRepErrTooBig = kRepErrorBit + 9;
 
 // Information types of INFO and GO.

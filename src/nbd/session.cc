@@ -36,7 +36,9 @@ struct Session::Slot : block::Request {
   uint64_t charged = 0;
   Slot* after = nullptr;  // in the free list, the reply queue or the batch being sent
   size_t header_bytes = 0;
-  std::span<std::byte> payload;  // of the reply
+  std::span<std::byte> payload;    // of the reply
+  size_t second_header_bytes = 0;  // of the reply's second chunk, behind the first one's; 0: there is none
+  std::span<std::byte> second_payload;
   std::array<std::byte, kHeaderBytes> header;
 };
 
@@ -306,8 +308,17 @@ void Session::reply_success(Slot& slot) {
   } else if (slot.read_all_zero) {
     slot.header_bytes = encode_offset_hole(command.cookie, command.offset, command.length, slot.header);
   } else {
-    slot.header_bytes = encode_offset_data(command.cookie, command.offset, command.length, slot.header);
-    slot.payload = slot.data;
+    // No chunk carries more than what clients are told is the most: a longer read takes two.
+    static_assert(limits::kNbdRequestBytes <= 2 * limits::kNbdAnnouncedBytes);
+    const uint32_t first = std::min(command.length, limits::kNbdAnnouncedBytes);
+    const uint32_t second = command.length - first;
+    slot.header_bytes = encode_offset_data(command.cookie, command.offset, first, slot.header, second == 0);
+    slot.payload = slot.data.first(first);
+    if (second > 0) {
+      slot.second_header_bytes = encode_offset_data(command.cookie, command.offset + first, second,
+                                                    std::span(slot.header).subspan(slot.header_bytes), true);
+      slot.second_payload = slot.data.subspan(first);
+    }
   }
   enqueue(slot);
 }
@@ -380,6 +391,9 @@ void Session::send_replies() {
     for (Slot* slot = sending_list_; slot != nullptr; slot = slot->after) {
       parts_.push_back({slot->header.data(), slot->header_bytes});
       if (!slot->payload.empty()) parts_.push_back({slot->payload.data(), slot->payload.size()});
+      if (slot->second_header_bytes == 0) continue;
+      parts_.push_back({slot->header.data() + slot->header_bytes, slot->second_header_bytes});
+      parts_.push_back({slot->second_payload.data(), slot->second_payload.size()});
     }
   }
   sending_ = true;
@@ -424,7 +438,13 @@ void Session::on_deadline(io::Op* op, int) {
 
 void Session::drain() {
   if (phase_ == Phase::kHandshake) {
-    die();
+    if (securing_ || !handshake_->in_options()) {
+      die();
+    } else {
+      handshake_->refuse_all();
+      executor_.arm(deadline_.timer,
+                    std::min(deadline_.timer.deadline, executor_.now() + limits::kNbdGoodbyeTime));
+    }
   } else if (phase_ == Phase::kServing) {
     phase_ = Phase::kDraining;
     arm_deadline();
@@ -496,6 +516,7 @@ Session::Slot& Session::take_slot(const Command& command) {
   slot.refusal = {};
   slot.data = {};
   slot.charged = 0;
+  slot.second_header_bytes = 0;
   account_.add_request();
   return slot;
 }

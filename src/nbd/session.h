@@ -55,7 +55,8 @@ class Session {
   void start();
   // Ends the session in good order: commands at the device finish and are answered, commands that come in
   // meanwhile get ESHUTDOWN, then the connection is closed. A session that is still in its handshake is
-  // closed at once.
+  // closed after limits::kNbdGoodbyeTime, in which its options are told of the shutdown, or at once where
+  // there is nobody to tell.
   void drain();
   // For when memory is short: ends the session if it has waited for its client, to take a reply or to send a
   // payload, ever since the call before this.

@@ -38,7 +38,9 @@ TEST(NbdSession, TheLargestRequestsPass) {
   const Bytes data = pattern(kMax, 3);
   EXPECT_EQ(client.write(4096, data), 0u);
   EXPECT_EQ(client.read(4096, kMax), data);
-  EXPECT_EQ(client.read(4096, kMax, kCmdFlagDf), data);
+  EXPECT_EQ(client.call({kCmdFlagDf, kCmdRead, 0, 0, limits::kNbdAnnouncedBytes + 1}), kEoverflow);
+  EXPECT_EQ(client.read(4096, limits::kNbdAnnouncedBytes, kCmdFlagDf),
+            Bytes(data.begin(), data.begin() + limits::kNbdAnnouncedBytes));
 }
 
 TEST(NbdSession, ReadsOfHolesAreAnsweredByOneHoleChunk) {

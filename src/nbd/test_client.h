@@ -208,8 +208,12 @@ class TestClient {
     if (!got || got->error != 0) return {};
     if (!got->structured) return std::move(got->data);
     if (got->chunk.type == kChunkOffsetHole) return Bytes(length);
-    if (got->chunk.type != kChunkOffsetData) return {};
-    return Bytes(got->data.begin() + 8, got->data.end());
+    Bytes out;
+    for (;; got = reply()) {
+      if (!got || got->chunk.type != kChunkOffsetData) return {};
+      out.insert(out.end(), got->data.begin() + 8, got->data.end());
+      if ((got->chunk.flags & kChunkFlagDone) != 0) return out;
+    }
   }
 
  protected:
