@@ -1,11 +1,13 @@
-// One test per class of hole that other NBD servers have had and that exists without TLS. Each sends what
-// broke them.
+// One test per class of hole that other NBD servers, and clients, have had. Each sends what broke them.
 #include <gtest/gtest.h>
+
+#include <atomic>
+#include <thread>
 
 #include "base/codec.h"
 #include "base/limits.h"
 #include "base/rng.h"
-#include "nbd/test_server.h"
+#include "nbd/test_tls_server.h"
 
 namespace foreshadow::nbd {
 namespace {
@@ -95,6 +97,159 @@ TEST(NbdCve, Cve2024_7409_SilentClientsAreBoundedAndStopIsSafe) {
   server.on_loop([&] { EXPECT_EQ(server.server().session_count(), 0u); });
 }
 
+// The same where clients stop inside TLS's handshake, which takes longer than the plain one.
+TEST(NbdCve, Cve2024_7409_ClientsThatStopInsideTlsAreBoundedToo) {
+  TlsServerFixture server(keys());
+  std::vector<std::unique_ptr<TlsTestClient>> stuck;
+  for (uint32_t i = 0; i < limits::kNbdConnections; i++) {
+    stuck.push_back(std::make_unique<TlsTestClient>(server.tls_path()));
+    stuck.back()->greet();
+    EXPECT_EQ(stuck.back()->option(kOptStartTls).back().type(), kRepAck);
+  }
+  EXPECT_TRUE(server.dial().at_end()) << "one past the limit";
+  stuck.pop_back();
+  server.until_sessions(limits::kNbdConnections - 1);
+  server.expect_alive();
+}
+
+// And where clients keep coming while the server stops: the gate counts every one of them.
+TEST(NbdCve, Cve2024_7409_ClientsThatComeDuringAStopAreCounted) {
+  for (int round = 0; round < 10; round++) {
+    TestServer server;
+    std::atomic<bool> stopped{false};
+    std::vector<std::thread> callers;
+    for (int i = 0; i < 3; i++) {
+      callers.emplace_back([&] {
+        while (!stopped) {
+          const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+          sockaddr_un address{};
+          address.sun_family = AF_UNIX;
+          std::memcpy(address.sun_path, server.path().data(), server.path().size());
+          const void* generic = &address;
+          (void)::connect(fd, static_cast<const sockaddr*>(generic), sizeof address);
+          ::close(fd);
+        }
+      });
+    }
+    server.until([&] { return server.server().session_count() > 0; });
+    server.stop();
+    server.on_loop([&] { EXPECT_EQ(server.server().session_count(), 0u); });
+    stopped = true;
+    for (std::thread& caller : callers) caller.join();
+  }
+}
+
+// nbdkit kept what was negotiated in plain text, so that an attacker on the wire could choose it for the
+// client.
+TEST(NbdCve, Cve2021_3716_NothingSaidInPlainTextSurvivesStartTls) {
+  TlsServerFixture server(keys());
+  TlsTestClient client = server.dial();
+  client.greet();
+  for (const uint32_t option : {kOptStructuredReply, kOptSetMetaContext, kOptInfo}) {
+    const Bytes payload = option == kOptSetMetaContext ? encode_meta_request({"vol", {kBaseAllocation}})
+                          : option == kOptInfo         ? encode_info_request({"vol", {}})
+                                                       : Bytes();
+    EXPECT_EQ(client.option(option, payload).back().type(), kRepErrTlsReqd);
+  }
+  ASSERT_EQ(client.start_tls(with_key()), 0);
+  const auto replies = client.option(kOptGo, encode_info_request({"vol", {}}));
+  ASSERT_EQ(replies.size(), 2u);
+  EXPECT_EQ(decode_info_export(replies[0].payload)->flags & kSendDf, 0) << "no structured replies";
+  client.command({0, kCmdRead, 1, 0, 512});
+  EXPECT_FALSE(client.reply(512)->structured);
+  EXPECT_EQ(client.call({0, kCmdBlockStatus, 1, 0, 512}), kEinval) << "no context";
+}
+
+// The other half of it: what an attacker sends behind STARTTLS, in the client's name, is never read as if it
+// had come under TLS.
+TEST(NbdCve, Cve2021_3716_BytesInjectedBehindStartTlsAreNotRead) {
+  TlsServerFixture server(keys());
+  TlsTestClient client = server.dial();
+  client.greet();
+  Bytes out;
+  append_option(out, kOptStartTls, {});
+  append_option(out, kOptGo, encode_info_request({"vol", {}}));
+  client.send(out);
+  EXPECT_TRUE(client.at_end());
+  server.on_loop([&] { EXPECT_EQ(server.server().session_count(server.device()), 0u); });
+}
+
+// libnbd went on in plain text when an attacker had STARTTLS refused. Here a listener either requires TLS, to
+// the end of the connection, or never heard of it.
+TEST(NbdCve, Cve2019_14842_NoWayAroundTls) {
+  TlsServerFixture server(both());
+  const std::function<void(TlsTestClient&)> ways[] = {
+      [](TlsTestClient& c) { c.send_option(kOptExportName, bytes_of("vol")); },
+      [](TlsTestClient& c) {
+        EXPECT_EQ(c.option(kOptStartTls, Bytes(1)).back().type(), kRepErrInvalid);
+        EXPECT_EQ(c.option(kOptGo, encode_info_request({"vol", {}})).back().type(), kRepErrTlsReqd);
+        EXPECT_EQ(c.option(kOptList).back().type(), kRepErrTlsReqd);
+        c.option(kOptAbort);
+      },
+      [](TlsTestClient& c) {  // a handshake that fails is no way back to plain text
+        EXPECT_EQ(c.option(kOptStartTls).back().type(), kRepAck);
+        c.send(Bytes(5, std::byte{21}));
+        c.send_option(kOptGo, encode_info_request({"vol", {}}));
+      },
+      [](TlsTestClient& c) {
+        TlsWish old = with_key();
+        old.priority = "NORMAL:-VERS-ALL:+VERS-TLS1.1:+VERS-TLS1.0";
+        EXPECT_FALSE(c.accepted(old));
+      },
+      [](TlsTestClient& c) { c.command({0, kCmdRead, 1, 0, 512}); },
+  };
+  for (const auto& way : ways) {
+    TlsTestClient client = server.dial();
+    client.greet();
+    way(client);
+    const Bytes rest = client.receive(4096);
+    EXPECT_LT(rest.size(), 64u) << "an alert at most";
+  }
+  server.on_loop([&] { EXPECT_EQ(server.server().session_count(server.device()), 0u); });
+}
+
+// nbd-server compared addresses by their beginning. Identities and exports are compared whole.
+TEST(NbdCve, Cve2013_6410_PartsOfNamesOpenNothing) {
+  const auto rules = Authorization::parse("dns:db.example data\npsk:bob *\n");
+  ASSERT_TRUE(rules.has_value());
+  EXPECT_TRUE(rules->allows({"dns:db.example"}, "data"));
+  for (const char* who :
+       {"dns:db.example.evil", "dns:db.exampl", "dns:xdb.example", "dns:", "psk:bo", "psk:bobby"})
+    EXPECT_FALSE(rules->allows({who}, "data")) << who;
+  for (const char* what : {"dat", "data1", "d", "*", ""})
+    EXPECT_FALSE(rules->allows({"dns:db.example"}, what)) << what;
+}
+
+// qemu's client, and libnbd, trusted lengths in a server's replies. Our own client's half is as strict.
+TEST(NbdCve, Cve2017_2630_Cve2019Libnbd_AndCve2021_20286_RepliesThatLieAreRefused) {
+  for (const uint32_t length : {5u, 0x7fffffffu, 0xfffffffcu, 0xffffffffu}) {
+    EXPECT_FALSE(decode_server(words({length, 0})).has_value()) << length;
+    EXPECT_FALSE(decode_error(words({1, length})).has_value()) << length;
+  }
+  EXPECT_FALSE(decode_status(words({1, 0, 0})).has_value()) << "an extent of nothing: no progress for ever";
+  EXPECT_FALSE(decode_status(words({1, 4096})).has_value());
+  EXPECT_FALSE(decode_info_export(words({0, 0})).has_value());
+  EXPECT_FALSE(decode_info_block_size(words({0, 0, 0, 0, 0})).has_value());
+}
+
+// nbdcopy took no notice of a read that had failed and wrote what was in its buffer. A failed read carries an
+// error in either kind of reply, and never data.
+TEST(NbdCve, Cve2022_0485_AFailedReadIsNeverData) {
+  for (const bool structured : {true, false}) {
+    TestServer server;
+    TestClient client = server.client(structured);
+    server.on_loop([&] { server.device().fail_with = Code::kIo; });
+    client.command({0, kCmdRead, 7, 0, 4096});
+    const auto reply = client.reply(4096);
+    EXPECT_EQ(reply->error, kEio);
+    if (structured) {
+      EXPECT_EQ(reply->chunk.type, kChunkError);
+    } else {
+      EXPECT_TRUE(reply->data.empty());
+    }
+  }
+}
+
 // nbdkit opened its back end for clients that had only connected. Here info() is all that is asked before GO.
 TEST(NbdCve, Cve2019_14850_NothingIsDoneBeforeGo) {
   TestServer server;
@@ -132,8 +287,8 @@ TEST(NbdCve, Cve2013_7441_AndCve2015_0847_DisconnectInEveryState) {
   server.expect_alive();
 }
 
-// A query count or an option length that asks for gigabytes.
-TEST(NbdCve, HugeCountsAllocateNothing) {
+// qemu: an option of gigabytes was read to its end; a query count can ask for as much.
+TEST(NbdCve, Cve2017_15119_HugeOptionsAndCountsAllocateNothing) {
   TestServer server;
   TestClient client = server.connect();
   client.greet();
@@ -148,14 +303,18 @@ TEST(NbdCve, HugeCountsAllocateNothing) {
   server.expect_alive();
 }
 
-// An offset and a length whose sum wraps past 2^64 must not look like a small range.
-TEST(NbdCve, RangesThatWrapAreRefused) {
+// nbd-server copied requests longer than its buffer. An offset and a length whose sum wraps past 2^64 must
+// not look like a small range either.
+TEST(NbdCve, Cve2005_3534_AndCve2011_0530_RangesThatWrapOrAreTooLongAreRefused) {
   TestServer server;
   TestClient client = server.client(true, true);
   for (const uint16_t type : {kCmdRead, kCmdWrite, kCmdTrim, kCmdCache, kCmdWriteZeroes, kCmdBlockStatus}) {
     for (const uint64_t offset : {~uint64_t{0}, ~uint64_t{0} - 511, ~uint64_t{0} - 4095, uint64_t{1} << 63}) {
       EXPECT_NE(client.call({0, type, 1, offset, 512}, type == kCmdWrite ? Bytes(512) : Bytes()), 0u);
     }
+  }
+  for (const uint32_t length : {limits::kNbdRequestBytes + 1, 0x80000000u, 0xffffffffu}) {
+    EXPECT_NE(client.call({0, kCmdRead, 1, 0, length}), 0u);
   }
   server.on_loop([&] { EXPECT_EQ(server.device().submitted, 0u); });
 }
