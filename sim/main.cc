@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "sim/bit_flips.h"
 #include "sim/exhaustive.h"
 #include "sim/run.h"
 
@@ -29,6 +30,8 @@ constexpr const char* kUsage = R"(Usage: foreshadow-sim [options]
   --twice        run each seed twice; differing hashes are a violation
   --exhaustive   not seeds: every short sequence of operations, every crash point, every choice of sectors
   --depth D      ... with up to D operations (2)
+  --flip-bits    not seeds: every bit of a small volume's metadata, flipped one at a time
+  --stride N     ... only every N-th, from --start on (1)
   --replay SEED  one seed, and its hash
   -v             trace every step on stderr
 The last line of the output is one JSON object. Exits 1 if there was a violation.
@@ -42,7 +45,9 @@ struct Options {
   uint64_t jobs = 1;
   uint64_t depth = 2;
   bool twice = false;
+  uint64_t stride = 1;
   bool exhaustive = false;
+  bool flip_bits = false;
   bool replay = false;
 };
 
@@ -57,6 +62,8 @@ std::optional<Options> parse(int argc, char** argv) {
       out.twice = true;
     else if (flag == "--exhaustive")
       out.exhaustive = true;
+    else if (flag == "--flip-bits")
+      out.flip_bits = true;
     else if (flag == "-v")
       out.seed.trace = true;
     else if (i + 1 == argc)
@@ -75,6 +82,8 @@ std::optional<Options> parse(int argc, char** argv) {
         out.jobs = value;
       else if (flag == "--depth")
         out.depth = value;
+      else if (flag == "--stride")
+        out.stride = value;
       else if (flag == "--replay")
         out.start = value, out.seeds = 1, out.replay = counted = true;
       else
@@ -82,7 +91,7 @@ std::optional<Options> parse(int argc, char** argv) {
     }
   }
   if (out.seconds > 0 && !counted) out.seeds = UINT64_MAX - out.start;
-  if (out.jobs == 0 || out.jobs > 256) return std::nullopt;
+  if (out.jobs == 0 || out.jobs > 256 || out.stride == 0) return std::nullopt;
   return out;
 }
 
@@ -185,6 +194,16 @@ int run_exhaustive(const Options& options) {
   return result.violation.empty() ? 0 : 1;
 }
 
+int run_flips(const Options& options) {
+  const auto result = foreshadow::sim::flip_bits(options.stride, options.start);
+  if (!result.violation.empty()) fmt::print("VIOLATION {}\n", result.violation);
+  fmt::print(
+      "{{\"bits\": {}, \"refused\": {}, \"harmless\": {}, \"noticed\": {}, \"stride\": {}, "
+      "\"violations\": {}}}\n",
+      result.bits, result.refused, result.harmless, result.noticed, options.stride, result.violations);
+  return result.violations == 0 ? 0 : 1;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -198,5 +217,6 @@ int main(int argc, char** argv) {
   // mapping them anew.
   mallopt(M_MMAP_THRESHOLD, 64 << 20);
   mallopt(M_TRIM_THRESHOLD, 256 << 20);
+  if (options->flip_bits) return run_flips(*options);
   return options->exhaustive ? run_exhaustive(*options) : run_seeds(*options);
 }

@@ -94,7 +94,7 @@ Result<Label> decode_label(std::span<const std::byte> block, uint64_t offset) {
   if (!expected || *expected != out.layout || primary != (out.layout.journal_blocks > 0)) {
     return fail(Code::kCorrupt, where + ": the areas it describes do not fit its size");
   }
-  if (primary && !Name::parse(out.name)) {
+  if (primary ? !Name::parse(out.name) : !out.name.empty()) {
     return fail(Code::kCorrupt, fmt::format("{}: volume name {}", where, quoted(out.name)));
   }
   return out;
