@@ -6,6 +6,7 @@
 
 #include "base/codec.h"
 #include "extent/sealed_block.h"
+#include "extent/slot_tags.h"
 
 namespace foreshadow::extent {
 namespace {
@@ -141,6 +142,7 @@ uint32_t encode_block(const Uuid& volume, const BlockHeader& header, std::span<c
   out.zeros(kHeaderBytes - out.used());
   out.bytes(records);
   out.zeros(block.size() - out.used());
+  tag_slots(block, volume, header.epoch, header.seq);
   return seal_block(block, kCrcAt);
 }
 
@@ -172,6 +174,23 @@ std::optional<DecodedBlock> decode_block(std::span<const std::byte> block, const
   return out;
 }
 
+namespace {
+
+// A block that is not there, at the end of history: not yet, or no longer?
+Status check_end(std::span<const std::byte> block, const Uuid& volume, BlockSeq seq, const Fence& fence) {
+  if (seq < fence.epoch_start) {
+    return fail(Code::kCorrupt,
+                fmt::format("hole in the journal: block {} cannot be read, yet it could when epoch {} began",
+                            seq.v, fence.epoch.v));
+  }
+  if (written_whole(block, volume, fence.epoch, seq)) {
+    return fail(Code::kCorrupt, fmt::format("journal block {} was written whole, and is damaged", seq.v));
+  }
+  return {};
+}
+
+}  // namespace
+
 Result<Replay> replay_ring(std::span<const std::byte> ring, const Uuid& volume, BlockSeq from,
                            uint32_t prev_crc, const Fence& fence) {
   const uint64_t blocks = ring.size() / kMetaBlock;
@@ -186,7 +205,10 @@ Result<Replay> replay_ring(std::span<const std::byte> ring, const Uuid& volume, 
     const bool follows = block && block->header.seq == out.next && block->header.prev_crc == out.prev_crc &&
                          block->header.epoch >= out.epoch && block->header.epoch <= fence.epoch &&
                          (out.next < fence.epoch_start || block->header.epoch == fence.epoch);
-    if (!follows) break;
+    if (!follows) {
+      TRY(check_end(ring.subspan(out.next.v % blocks * kMetaBlock, kMetaBlock), volume, out.next, fence));
+      break;
+    }
     out.prev_crc = block->crc;
     out.epoch = block->header.epoch;
     out.next = out.next.next();

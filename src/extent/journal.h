@@ -11,12 +11,13 @@
 //   48     4     crc32c of the block before (sequence - 1)
 //   52     2     records in use, 0 to 126
 //   54     10    zero
-//   64     126 x 32 records
+//   64     126 x 32 records; byte 3 of each is a tag of the block (extent/slot_tags.h)
 //
 // Validity of a block during replay: magic, crc, volume, its own sequence, the chain to the block before, and
 // an epoch not below that block's. Replay ends at the first block that is not valid. That is a torn tail,
-// which is normal, unless some other block proves (by its `durable`, or by a valid chain position) that a
-// block at or past the end was durable: that is a hole in durable history, and the volume is refused. A
+// which is normal, unless the block's own tags prove that it was written whole, or the superblock that it was
+// there when this epoch began, or some other block (by its `durable`) that a block at or past the end was
+// durable: then history is damaged, or has a hole, and the volume is refused. A
 // previous owner's late blocks carry an older epoch and a chain that does not fit: they are not replayed.
 //
 // Records (32 bytes, first byte the type) describe absolute state, so replaying one twice changes nothing:

@@ -34,8 +34,20 @@ struct Ring {
     crcs[seq] = encode_block(volume_id(), {Epoch(epoch), BlockSeq(seq), BlockSeq(durable), prev, 1}, record,
                              block(seq));
   }
+  Ring copy() const {
+    Ring out;
+    std::copy(bytes.span().begin(), bytes.span().end(), out.bytes.span().begin());
+    out.crcs = crcs;
+    out.fence = fence;
+    return out;
+  }
   void append(uint64_t seq, uint64_t epoch = 1) { write(seq, epoch, seq - 1, crcs[seq - 1]); }
-  Fence fence{Epoch(9), BlockSeq(1000)};  // nothing of the last owner yet
+  // A power cut in the middle of a write: this sector is as it was before.
+  void tear(uint64_t seq, size_t sector) {
+    const auto bytes_of = block(seq).subspan(sector * 512, 512);
+    std::fill(bytes_of.begin(), bytes_of.end(), std::byte{0});
+  }
+  Fence fence{Epoch(1), BlockSeq(1)};
   Result<Replay> replay(uint64_t from = 1) {
     return replay_ring(bytes.span(), volume_id(), BlockSeq(from), crcs[from - 1], fence);
   }
@@ -86,11 +98,53 @@ TEST(Record, RefusesWhatCannotBe) {
 TEST(Replay, EndsQuietlyAtATornTail) {
   Ring ring;
   for (uint64_t seq = 1; seq <= 5; ++seq) ring.append(seq);
-  ring.block(5)[100] ^= std::byte{1};
+  for (size_t sector = 0; sector < kMetaBlock / 512; ++sector) {
+    Ring torn = ring.copy();
+    torn.tear(5, sector);
+    auto replay = torn.replay();
+    ASSERT_TRUE(replay) << replay.error().message;
+    EXPECT_EQ(replay->blocks.size(), 4u);
+    EXPECT_EQ(replay->next, BlockSeq(5));
+  }
+}
+
+TEST(Replay, RefusesADamagedLastBlockWhicheverBitItIs) {
+  Ring ring;
+  for (uint64_t seq = 1; seq <= 5; ++seq) ring.append(seq);
+  for (size_t bit = 0; bit < kMetaBlock * 8; ++bit) {
+    ring.block(5)[bit / 8] ^= static_cast<std::byte>(1u << bit % 8);
+    auto replay = ring.replay();
+    ASSERT_FALSE(replay) << "bit " << bit;
+    EXPECT_NE(replay.error().message.find("block 5"), std::string::npos) << replay.error().message;
+    ring.block(5)[bit / 8] ^= static_cast<std::byte>(1u << bit % 8);
+  }
+  EXPECT_TRUE(ring.replay());
+}
+
+TEST(Replay, ATornBlockOverAnOlderOneIsATornTail) {
+  Ring ring;
+  for (uint64_t seq = 1; seq <= 12; ++seq) ring.append(seq);
+  Ring before = ring.copy();
+  ring.append(13);
+  for (size_t sector = 0; sector < kMetaBlock / 512; ++sector) {
+    Ring torn = ring.copy();
+    const auto old = before.block(13).subspan(sector * 512, 512);
+    std::copy(old.begin(), old.end(), torn.block(13).begin() + static_cast<ptrdiff_t>(sector * 512));
+    auto replay = torn.replay(8);
+    ASSERT_TRUE(replay) << replay.error().message;
+    EXPECT_EQ(replay->next, BlockSeq(13));
+  }
+}
+
+TEST(Replay, RefusesWhatWasThereWhenTheEpochBegan) {
+  Ring ring;
+  for (uint64_t seq = 1; seq <= 4; ++seq) ring.append(seq);
+  ring.fence = {Epoch(2), BlockSeq(5)};
+  EXPECT_TRUE(ring.replay());
+  ring.tear(4, 0);
   auto replay = ring.replay();
-  ASSERT_TRUE(replay) << replay.error().message;
-  EXPECT_EQ(replay->blocks.size(), 4u);
-  EXPECT_EQ(replay->next, BlockSeq(5));
+  ASSERT_FALSE(replay);
+  EXPECT_EQ(replay.error().code, Code::kCorrupt);
 }
 
 TEST(Replay, RefusesAHoleInDurableHistory) {
@@ -117,7 +171,7 @@ TEST(Replay, LaterBlocksOfATornCommitAreNoHole) {
   ring.append(1);
   ring.write(2, 1, 1, ring.crcs[1]);  // blocks 2 and 3 are one commit: both say that 1 was durable
   ring.write(3, 1, 1, ring.crcs[2]);
-  ring.block(2)[100] ^= std::byte{1};
+  ring.tear(2, 3);
   auto replay = ring.replay();
   ASSERT_TRUE(replay) << replay.error().message;
   EXPECT_EQ(replay->next, BlockSeq(2));
@@ -126,6 +180,7 @@ TEST(Replay, LaterBlocksOfATornCommitAreNoHole) {
 TEST(Replay, AStaleOwnersBlocksAreNotTaken) {
   Ring ring;
   for (uint64_t seq = 1; seq <= 3; ++seq) ring.append(seq, 5);
+  ring.fence = {Epoch(5), BlockSeq(1)};
   ring.append(4, 4);  // chains well, but an older epoch wrote it
   auto replay = ring.replay();
   ASSERT_TRUE(replay);
@@ -144,13 +199,13 @@ TEST(Replay, WhatAnEarlierOwnerLeftPastTheFenceNeverBecomesHistory) {
   EXPECT_EQ(ring.replay()->next, BlockSeq(5));
 }
 
-TEST(Replay, ABlockThatDoesNotChainIsNotTaken) {
+TEST(Replay, RefusesABlockThatDoesNotChain) {
   Ring ring;
   for (uint64_t seq = 1; seq <= 3; ++seq) ring.append(seq);
   ring.write(4, 1, 3, ring.crcs[3] ^ 1);  // right epoch and place, but it follows some other block 3
   auto replay = ring.replay();
-  ASSERT_TRUE(replay);
-  EXPECT_EQ(replay->next, BlockSeq(4));
+  ASSERT_FALSE(replay) << "within one epoch no sequence is written twice";
+  EXPECT_EQ(replay.error().code, Code::kCorrupt);
 }
 
 TEST(Replay, FollowsTheRingAroundItsEnd) {
