@@ -115,6 +115,14 @@ Disk::Disk(Scheduler& scheduler, Rng& rng, uint64_t size, uint32_t alignment)
   ASSERT(size % alignment == 0 && alignment % kSector == 0);
 }
 
+Disk::Disk(Scheduler& scheduler, Rng& rng, PageStore content, uint64_t size)
+    : scheduler_(scheduler),
+      rng_(rng),
+      size_(size),
+      alignment_(kSector),
+      durable_(std::move(content)),
+      visible_(durable_) {}
+
 Disk::Disk(Scheduler& scheduler, const Disk& other, std::span<const uint8_t> kept)
     : scheduler_(scheduler),
       rng_(other.rng_),

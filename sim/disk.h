@@ -21,6 +21,7 @@ inline constexpr uint32_t kSector = 512;  // what a crash leaves whole
 class PageStore {
  public:
   explicit PageStore(uint64_t bytes) : pages_((bytes + kPage - 1) / kPage) {}
+  PageStore(PageStore&&) = default;
   PageStore(const PageStore& other) : pages_(other.pages_.size()) { copy_from(other); }
   PageStore& operator=(const PageStore&) = delete;
   void read(uint64_t offset, std::span<std::byte> into) const;
@@ -66,6 +67,8 @@ struct DiskCounts {
 class Disk final : public Device {
  public:
   Disk(Scheduler& scheduler, Rng& rng, uint64_t size, uint32_t alignment);
+  // A disk that holds this, durably.
+  Disk(Scheduler& scheduler, Rng& rng, PageStore content, uint64_t size);
   // The disk as it is after a power cut that kept exactly the sectors chosen, for enumeration; see
   // undecided().
   Disk(Scheduler& scheduler, const Disk& other, std::span<const uint8_t> kept);

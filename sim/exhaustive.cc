@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "io/task.h"
+#include "sim/aftermath.h"
 #include "sim/workload.h"
 #include "sim/world.h"
 
@@ -70,27 +71,6 @@ std::unique_ptr<World> make_world(const Swarm& swarm, bool trace) {
   world->oracle = Oracle(swarm.create.size, swarm.create.geometry.sub_block(), 1);
   world->scheduler.set_orderly(true);
   return world;
-}
-
-std::unique_ptr<volume::Volume> open_volume(World& world) {
-  std::optional<Result<volume::Volume::Opened>> opened;
-  io::spawn(volume::Volume::open(world.scheduler, world.open_files(), world.swarm.run),
-            [&](Result<volume::Volume::Opened>&& result) { opened.emplace(std::move(result)); });
-  world.scheduler.run_until([&] { return opened.has_value(); }, kPatience);
-  if (!opened || !*opened) {
-    world.violate(opened ? "open: " + opened->error().message : "open hangs");
-    return nullptr;
-  }
-  world.check_promises(*(*opened)->volume, (*opened)->orphans);
-  return std::move((*opened)->volume);
-}
-
-void close_volume(World& world, std::unique_ptr<volume::Volume> volume, const Workload& workload) {
-  bool closed = false;
-  io::spawn(volume->close(), [&](Status&&) { closed = true; });
-  if (world.scheduler.run_until([&] { return closed && workload.idle(); }, kPatience)) return;
-  world.violate("close hangs after the power went off: " + workload.unfinished());
-  (void)volume.release();  // it cannot be destroyed with operations in flight
 }
 
 class Explorer {
@@ -191,13 +171,7 @@ class Explorer {
     copy(origin.primary, world.primary);
     for (const auto& shadow : origin.shadows)
       copy(*shadow, *world.shadows.emplace_back(std::make_unique<Backing>()));
-    std::unique_ptr<volume::Volume> volume = open_volume(world);
-    if (volume != nullptr) {
-      Workload workload(world, *volume);
-      workload.read_back([] { return false; });
-      world.power_off();
-      close_volume(world, std::move(volume), workload);
-    }
+    recover_and_judge(world);
     if (!world.ok()) {
       std::string which;
       for (const uint8_t one : kept_) which += one != 0 ? '1' : '0';

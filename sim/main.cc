@@ -14,6 +14,7 @@
 
 #include "sim/bit_flips.h"
 #include "sim/exhaustive.h"
+#include "sim/power_cut.h"
 #include "sim/run.h"
 
 namespace {
@@ -31,7 +32,10 @@ constexpr const char* kUsage = R"(Usage: foreshadow-sim [options]
   --exhaustive   not seeds: every short sequence of operations, every crash point, every choice of sectors
   --depth D      ... with up to D operations (2)
   --flip-bits    not seeds: every bit of a small volume's metadata, flipped one at a time
-  --stride N     ... only every N-th, from --start on (1)
+  --stride N     ... only every N-th, from --start on (1); of power cuts, at every N-th moment
+  --power-cuts   not seeds: real files are written, and every image a power cut could leave is recovered
+  --images N     ... until there were N of them (3000)
+  --directory D  ... files below this directory (.)
   --replay SEED  one seed, and its hash
   -v             trace every step on stderr
 The last line of the output is one JSON object. Exits 1 if there was a violation.
@@ -48,6 +52,8 @@ struct Options {
   uint64_t stride = 1;
   bool exhaustive = false;
   bool flip_bits = false;
+  bool power_cuts = false;
+  foreshadow::sim::PowerCutOptions cuts;
   bool replay = false;
 };
 
@@ -64,6 +70,10 @@ std::optional<Options> parse(int argc, char** argv) {
       out.exhaustive = true;
     else if (flag == "--flip-bits")
       out.flip_bits = true;
+    else if (flag == "--power-cuts")
+      out.power_cuts = true;
+    else if (flag == "--directory" && i + 1 < argc)
+      out.cuts.directory = argv[++i];
     else if (flag == "-v")
       out.seed.trace = true;
     else if (i + 1 == argc)
@@ -82,6 +92,8 @@ std::optional<Options> parse(int argc, char** argv) {
         out.jobs = value;
       else if (flag == "--depth")
         out.depth = value;
+      else if (flag == "--images")
+        out.cuts.images = value;
       else if (flag == "--stride")
         out.stride = value;
       else if (flag == "--replay")
@@ -204,6 +216,20 @@ int run_flips(const Options& options) {
   return result.violations == 0 ? 0 : 1;
 }
 
+int run_power_cuts(const Options& options) {
+  auto cuts = options.cuts;
+  cuts.start = options.start;
+  cuts.stride = options.stride;
+  const auto result = foreshadow::sim::cut_power(cuts);
+  if (!result.violation.empty()) fmt::print("VIOLATION {}\n", result.violation);
+  fmt::print(
+      "{{\"images\": {}, \"cuts\": {}, \"enumerated_cuts\": {}, \"recordings\": {}, \"operations\": {}, "
+      "\"violations\": {}}}\n",
+      result.images, result.cuts, result.enumerated, result.recordings, result.operations,
+      result.violation.empty() ? 0 : 1);
+  return result.violation.empty() ? 0 : 1;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -217,6 +243,7 @@ int main(int argc, char** argv) {
   // mapping them anew.
   mallopt(M_MMAP_THRESHOLD, 64 << 20);
   mallopt(M_TRIM_THRESHOLD, 256 << 20);
+  if (options->power_cuts) return run_power_cuts(*options);
   if (options->flip_bits) return run_flips(*options);
   return options->exhaustive ? run_exhaustive(*options) : run_seeds(*options);
 }

@@ -1,0 +1,59 @@
+#pragma once
+// A short life of a volume on real files, through the real loop, with a note of all that its disks and its
+// client saw.
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/uuid.h"
+#include "io/recording_file.h"
+#include "sim/oracle.h"
+#include "sim/swarm.h"
+
+namespace foreshadow::sim {
+
+// What the client did or was told. The log's marks are indices of these.
+struct ClientEvent {
+  enum class Kind : uint8_t {
+    kServing,  // the volume is open: from here on a crash must be survived
+    kWrite,
+    kZero,
+    kTrim,
+    kEnd,  // of the operation `op`
+    kFlush,
+    kFlushed,
+    kMade,  // a backing exists, and is empty
+    kAttachAsked,
+    kAttached,
+    kMergeAsked,
+    kMerged,
+    kReleaseAsked,  // folded or drained
+    kReleased,      // and its file is gone
+  };
+  Kind kind = Kind::kServing;
+  uint64_t offset = 0;
+  uint64_t length = 0;
+  uint32_t op = 0;       // kEnd: the oracle's; kFlushed: the clock when the flush was submitted
+  uint32_t backing = 0;  // kMade and on: its number; 0 is the primary
+  bool ok = false;       // kEnd
+  bool durable = false;  // kEnd: it was sent with FUA
+};
+
+struct Recording {
+  struct Made {
+    Uuid uuid;
+    uint64_t size = 0;
+  };
+  Swarm swarm;  // what the volume is like
+  std::vector<io::IoEvent> log;
+  std::vector<ClientEvent> client;
+  std::vector<Made> backings;
+  std::string trouble;  // why there is no recording
+};
+
+// `operations` of a client with several in flight, with shadows granted, activated and merged, checkpoints,
+// and the volume closed and opened again on the way. Files are made below `directory`, and removed. The seed
+// decides what is asked for, not when the machine answers.
+Recording record(const std::string& directory, uint64_t seed, uint32_t operations);
+
+}  // namespace foreshadow::sim
