@@ -202,10 +202,17 @@ bool hits(uint64_t at, uint64_t count, bool persistent) {
 }
 }  // namespace
 
+int Disk::error_now(CallFault::Kind kind, uint64_t at, uint64_t count) {
+  if (hits(at, count, faults.persistent)) return EIO;
+  if (shared == nullptr || !shared->armed || !hits(shared->at, ++shared->calls, shared->persistent)) return 0;
+  if (shared->injected++ == 0) shared->met = kind;
+  return shared->error;
+}
+
 int Disk::finish_read(io::Op& op) {
-  if (hits(faults.read_at, ++counts_.reads, faults.persistent)) {
+  if (const int error = error_now(CallFault::Kind::kRead, faults.read_at, ++counts_.reads); error != 0) {
     ++counts_.failed_reads;
-    return -EIO;
+    return -error;
   }
   const std::span<std::byte> into(op.data, op.length);
   visible_.read(op.offset, into);
@@ -224,10 +231,10 @@ int Disk::finish_read(io::Op& op) {
 int Disk::finish_write(io::Op& op) {
   const std::span<const std::byte> bytes(op.data, op.length);
   const uint64_t count = ++counts_.writes;
-  if (hits(faults.write_at, count, faults.persistent)) {
+  if (const int error = error_now(CallFault::Kind::kWrite, faults.write_at, count); error != 0) {
     ++counts_.failed_writes;
     fail_write(op.offset, bytes);
-    return -EIO;
+    return -error;
   }
   uint64_t offset = op.offset;
   if (count == faults.phantom_at || count == faults.misdirect_at) {
@@ -270,11 +277,11 @@ void Disk::make_durable(uint64_t offset, std::span<const std::byte> bytes) {
 }
 
 int Disk::finish_sync(io::Op& op) {
-  if (hits(faults.sync_at, ++counts_.syncs, faults.persistent)) {
+  if (const int error = error_now(CallFault::Kind::kSync, faults.sync_at, ++counts_.syncs); error != 0) {
     ++counts_.failed_syncs;
     if (failed_sync_ticket_ == 0) failed_sync_ticket_ = scheduler_.next_ticket();
     forget_some(op.offset);
-    return -EIO;
+    return -error;
   }
   apply_covered(op.offset);
   return 0;

@@ -49,6 +49,18 @@ struct Faults {
   Nanos slow_by{};
 };
 
+// One call that fails, counted over all the disks that share it: the way to have every call fail once.
+struct CallFault {
+  enum class Kind : uint8_t { kNone, kRead, kWrite, kSync };
+  uint64_t at = 0;  // 0: never
+  int error = 0;    // errno
+  bool persistent = false;
+  bool armed = true;       // calls are counted, and may fail
+  uint64_t calls = 0;      // so far
+  Kind met = Kind::kNone;  // what the first call that failed was
+  uint64_t injected = 0;   // calls that failed
+};
+
 struct DiskCounts {
   uint64_t reads = 0, writes = 0, syncs = 0;
   uint64_t failed_reads = 0, failed_writes = 0, failed_syncs = 0, misled = 0;
@@ -96,6 +108,7 @@ class Disk final : public Device {
 
   void flip_bits(uint64_t offset, std::byte mask);  // rot: in cache and on the platter
   Faults faults;
+  CallFault* shared = nullptr;  // not owned
   const DiskCounts& counts() const { return counts_; }
   // Whether a sync has failed since that time, and whoever issued it has been told.
   bool told_of_failed_sync(uint64_t failed_before) const {
@@ -126,6 +139,8 @@ class Disk final : public Device {
   };
 
   void submit(io::Op& op, Kind kind, uint64_t offset, std::byte* data, size_t length);
+  // The errno with which a call of this kind fails now, or 0. `at` and `count` are of the disk's own faults.
+  int error_now(CallFault::Kind kind, uint64_t at, uint64_t count);
   int finish_read(io::Op& op);
   int finish_write(io::Op& op);
   int finish_sync(io::Op& op);

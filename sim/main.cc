@@ -14,6 +14,7 @@
 
 #include "sim/bit_flips.h"
 #include "sim/exhaustive.h"
+#include "sim/fault_sweep.h"
 #include "sim/power_cut.h"
 #include "sim/run.h"
 
@@ -31,6 +32,7 @@ constexpr const char* kUsage = R"(Usage: foreshadow-sim [options]
   --twice        run each seed twice; differing hashes are a violation
   --exhaustive   not seeds: every short sequence of operations, every crash point, every choice of sectors
   --depth D      ... with up to D operations (2)
+  --fault-every  each seed again and again, until every one of its I/O calls has failed, in every way
   --flip-bits    not seeds: every bit of a small volume's metadata, flipped one at a time
   --stride N     ... only every N-th, from --start on (1); of power cuts, at every N-th moment
   --power-cuts   not seeds: real files are written, and every image a power cut could leave is recovered
@@ -51,6 +53,7 @@ struct Options {
   bool twice = false;
   uint64_t stride = 1;
   bool exhaustive = false;
+  bool fault_every = false;
   bool flip_bits = false;
   bool power_cuts = false;
   foreshadow::sim::PowerCutOptions cuts;
@@ -68,6 +71,8 @@ std::optional<Options> parse(int argc, char** argv) {
       out.twice = true;
     else if (flag == "--exhaustive")
       out.exhaustive = true;
+    else if (flag == "--fault-every")
+      out.fault_every = true;
     else if (flag == "--flip-bits")
       out.flip_bits = true;
     else if (flag == "--power-cuts")
@@ -206,6 +211,29 @@ int run_exhaustive(const Options& options) {
   return result.violation.empty() ? 0 : 1;
 }
 
+int run_sweeps(const Options& options) {
+  foreshadow::sim::SweepResult all;
+  uint64_t seeds = 0;
+  for (; seeds < options.seeds && all.violation.empty(); ++seeds) {
+    current_seed = options.start + seeds;
+    const auto one = foreshadow::sim::sweep_faults(current_seed);
+    all.indices += one.indices;
+    all.runs += one.runs;
+    all.faults += one.faults;
+    all.reads += one.reads;
+    all.writes += one.writes;
+    all.syncs += one.syncs;
+    all.violation = one.violation;
+  }
+  if (!all.violation.empty()) fmt::print("VIOLATION {}\n", all.violation);
+  fmt::print(
+      "{{\"seeds\": {}, \"indices\": {}, \"runs\": {}, \"faults\": {}, \"reads\": {}, \"writes\": {}, "
+      "\"syncs\": {}, \"violations\": {}}}\n",
+      seeds, all.indices, all.runs, all.faults, all.reads, all.writes, all.syncs,
+      all.violation.empty() ? 0 : 1);
+  return all.violation.empty() ? 0 : 1;
+}
+
 int run_flips(const Options& options) {
   const auto result = foreshadow::sim::flip_bits(options.stride, options.start);
   if (!result.violation.empty()) fmt::print("VIOLATION {}\n", result.violation);
@@ -243,6 +271,7 @@ int main(int argc, char** argv) {
   // mapping them anew.
   mallopt(M_MMAP_THRESHOLD, 64 << 20);
   mallopt(M_TRIM_THRESHOLD, 256 << 20);
+  if (options->fault_every) return run_sweeps(*options);
   if (options->power_cuts) return run_power_cuts(*options);
   if (options->flip_bits) return run_flips(*options);
   return options->exhaustive ? run_exhaustive(*options) : run_seeds(*options);

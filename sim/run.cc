@@ -17,7 +17,13 @@ constexpr uint64_t kPatience = 400'000;  // steps after which something is calle
 
 class Run {
  public:
-  Run(uint64_t seed, const SeedOptions& options) : world_(seed, options.faults, options.trace) {}
+  Run(uint64_t seed, const SeedOptions& options) : world_(seed, options.faults, options.trace) {
+    world_.call_fault = options.fault;
+    if (!sweeps()) return;
+    // Every call is to fail once: a run of many would take for ever.
+    world_.swarm.lives = std::min(world_.swarm.lives, 3u);
+    world_.swarm.life_steps = std::min(world_.swarm.life_steps, 120u);
+  }
 
   // After a violation that left operations in flight, their owner cannot be destroyed: it is leaked, and the
   // program ends soon.
@@ -34,13 +40,15 @@ class Run {
     if (world_.ok()) final_look();
     for (const Backing* backing : world_.backings()) world_.note(backing->disk->crc());
     world_.note(world_.scheduler.steps());
-    return {world_.crashes, world_.operations, world_.faults, world_.squeezed, world_.hash, world_.violation};
+    return {world_.crashes,    world_.operations, world_.faults,   world_.squeezed,
+            world_.call_fault, world_.hash,       world_.violation};
   }
 
  private:
   using Opened = Result<volume::Volume::Opened>;
 
   bool fate() const { return world_.scheduler.steps() >= crash_at_; }
+  bool sweeps() const { return world_.call_fault.at != 0; }
   bool chance(uint32_t percent) { return world_.rng.below(100) < percent; }
 
   // A crash while the volume is made leaves nothing anybody relies on: it is made again.
@@ -52,14 +60,17 @@ class Run {
       world_.primary.uuid = Uuid::random(world_.rng);
       world_.primary.disk = std::make_unique<Disk>(
           world_.scheduler, world_.rng, backing_bytes(swarm, swarm.primary_clusters, true), swarm.alignment);
+      world_.primary.disk->shared = &world_.call_fault;
       const auto file = world_.primary.disk->open();
       std::optional<Status> formatted;
       crash_at_ = crash ? world_.scheduler.steps() + world_.rng.below(40) : UINT64_MAX;
       io::spawn(volume::Volume::format_primary(*file, create, world_.primary.uuid),
                 [&](Status&& status) { formatted = std::move(status); });
       world_.scheduler.run_until([&] { return formatted || fate(); });
-      if (formatted && !*formatted) return world_.violate("format_primary: " + formatted->error().message);
-      if (formatted) return;
+      if (formatted && *formatted) return;
+      if (formatted && !world_.any_failure())
+        return world_.violate("format_primary: " + formatted->error().message);
+      if (formatted) world_.call_fault.armed = false;  // it is tried again, with a good disk
       world_.power_off();
       if (!world_.scheduler.run_until([&] { return formatted.has_value(); }, kPatience)) {
         return world_.violate("format_primary hangs after the power went off");
@@ -140,7 +151,7 @@ class Run {
         world_.violate("nothing is left to happen, unfinished: " + workload.unfinished());
       }
     }
-    if (world_.ok() && chance(world_.swarm.faults ? 60 : 15)) drain(workload, *volume);
+    if (world_.ok() && chance(world_.swarm.faults || sweeps() ? 60 : 15)) drain(workload, *volume);
     if (world_.ok() && clean_) return close(std::move(volume), workload);
     workload.crashed();
     cut_power();
@@ -222,6 +233,8 @@ class Run {
     const DiskCounts failed = world_.failures();
     world_.faults += failed.failed_reads + failed.failed_writes + failed.failed_syncs;
     for (const Backing* backing : world_.backings()) backing->disk->faults = Faults();
+    // A disk that failed for good has been replaced by one that works.
+    if (world_.call_fault.injected > 0) world_.call_fault.armed = false;
     world_.power_on();
     if (rotten_) heal();
     if (std::exchange(closed_clean_, false)) {
@@ -238,10 +251,15 @@ class Run {
         continue;  // a torn label of an orphan is no finding
       files.push_back(opened.emplace_back(backing->disk->open()).get());
     }
+    const uint64_t failed_before = world_.all_failures().failed_reads;
     std::optional<extent::CheckReport> report;
     io::spawn(extent::check_segments(files), [&](extent::CheckReport&& r) { report = std::move(r); });
     world_.scheduler.run_until([&] { return report.has_value(); }, kPatience);
     if (!report) return world_.violate("check_segments hangs");
+    if (world_.all_failures().failed_reads > failed_before) {
+      if (report->ok()) world_.violate("a check that could not read found nothing wrong");
+      return;
+    }
     if (!report->ok()) world_.violate("check after a clean close: " + report->findings.front());
   }
 
@@ -316,6 +334,7 @@ class Run {
   // After the last crash: recover once more, undisturbed, and read everything.
   void final_look() {
     crash_at_ = UINT64_MAX;
+    world_.call_fault.armed = false;
     std::optional<Opened> opened;
     io::spawn(volume::Volume::open(world_.scheduler, world_.open_files(), world_.swarm.run),
               [&](Opened&& result) { opened.emplace(std::move(result)); });

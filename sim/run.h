@@ -3,11 +3,14 @@
 #include <cstdint>
 #include <string>
 
+#include "sim/disk.h"
+
 namespace foreshadow::sim {
 
 struct SeedOptions {
   bool faults = false;  // also I/O errors and rot, not only crashes
   bool trace = false;   // every step on stderr
+  CallFault fault;      // of all the calls of all the disks, while the volume is made and lives; `at` 0: none
 };
 
 struct SeedResult {
@@ -15,6 +18,7 @@ struct SeedResult {
   uint64_t operations = 0;  // requests and control operations
   uint64_t faults = 0;      // injected errors and flipped bits that met the engine
   uint64_t squeezed = 0;    // clusters squeezed by passes that came to their end
+  CallFault fault;          // as it is at the end
   uint64_t hash = 0;        // of everything that happened; equal for equal seeds
   std::string violation;    // empty: none
 };

@@ -1,6 +1,7 @@
 #include "sim/workload.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <numeric>
 
 #include "base/assert.h"
@@ -246,7 +247,9 @@ void Workload::judge_error(Slot& slot, Code code) {
   if (code == Code::kShutdown && closing_) return;
   const bool allocates = slot.kind == block::OpKind::kWrite || slot.kind == block::OpKind::kZero ||
                          slot.kind == block::OpKind::kTrim;
-  if (code == Code::kNoSpace && allocates) {
+  // The disk may have said so itself.
+  const bool told = world_.call_fault.error == ENOSPC && world_.any_failure();
+  if (code == Code::kNoSpace && allocates && !told) {
     const Nanos waited = world_.scheduler.now() - slot.since;
     if (waited < world_.swarm.run.hold_timeout) {
       world_.violate(fmt::format("no space after {} us, before the hold timeout", waited.count() / 1000));
@@ -367,6 +370,7 @@ void Workload::grant() {
     const auto clusters = static_cast<uint32_t>(2 + rng.below(world_.swarm.shadow_clusters_max - 1));
     fresh->disk = std::make_unique<Disk>(world_.scheduler, rng, backing_bytes(world_.swarm, clusters, false),
                                          world_.swarm.alignment);
+    fresh->disk->shared = &world_.call_fault;
     shadow = fresh.get();
     world_.shadows.push_back(std::move(fresh));
   }

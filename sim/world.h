@@ -45,6 +45,7 @@ struct World {
   Scheduler scheduler;
   Oracle oracle;
   bool trace;
+  CallFault call_fault;  // shared by all disks
   Backing primary;
   std::vector<std::unique_ptr<Backing>> shadows;
   std::vector<std::unique_ptr<Backing>> removed;  // released and given back: no part of any volume any more
