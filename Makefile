@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help build all run test unit bench format tidy check lint clean deps deps-test deps-check
+.PHONY: help build all run test unit bench format tidy check lint fuzz coverage clean deps deps-test deps-check
 
 # A compiler on gRPC's headers takes up to 1.5 GiB, so memory bounds the number of jobs as processors do.
 JOBS ?= $(shell cpus=$$(nproc); fit=$$(awk '/^MemAvailable/ {print int($$2 / 1572864)}' /proc/meminfo); \
@@ -46,6 +46,14 @@ check: tidy deps deps-test  ## tidy, then the unit tests and the short simulatio
 
 lint: all deps-check  ## clang-tidy over src; slow (ONLY='src/volume/.*' narrows it)
 	run-clang-tidy-19 -quiet -p $(BUILD) -j $(JOBS) '$(CURDIR)/$(or $(ONLY),src/.*)'
+
+fuzz: deps-check  ## build the fuzz targets and run each for a minute (SECONDS_EACH=...)
+	cmake --preset fuzz
+	cmake --build build/fuzz --target fuzz_targets -j $(JOBS)
+	fuzz/run --seconds $(or $(SECONDS_EACH),60)
+
+coverage: deps deps-test deps-check  ## line coverage of every room, by unit tests, corpora and a short simulation
+	tools/coverage --jobs $(JOBS)
 
 clean:  ## remove all that was built
 	rm -rf build
