@@ -121,7 +121,8 @@ TEST(NbdCve, Cve2024_7409_ClientsThatComeDuringAStopAreCounted) {
     for (int i = 0; i < 3; i++) {
       callers.emplace_back([&] {
         while (!stopped) {
-          const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+          // Without waiting: whoever stands in a full queue when the listener is shut down would stay there.
+          const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
           sockaddr_un address{};
           address.sun_family = AF_UNIX;
           std::memcpy(address.sun_path, server.path().data(), server.path().size());
