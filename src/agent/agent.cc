@@ -30,6 +30,7 @@ class RunningAgent final : public Agent, private EventSink, private Session::Hos
         volumes_(*catalog_, server_, *this, options_.clock, rng_,
                  NbdSocket{options_.nbd_socket, options_.nbd_tls_on_socket}),
         intents_(*catalog_, volumes_, structure_, [this](v1::Ack ack) { answer(std::move(ack)); }) {
+    server_.report_refusals([this](const std::string& why) { on_refused(why); });
     tick_.owner = this;
     tick_.timer.op.done = on_tick;
   }
@@ -53,6 +54,7 @@ class RunningAgent final : public Agent, private EventSink, private Session::Hos
   void arm_tick();
   void answer(v1::Ack ack);
 
+  void on_refused(const std::string& why);
   void on_event(v1::VolumeEvent event) override;
   v1::Hello hello() override;
   void on_welcome(const v1::Welcome& welcome) override;
@@ -76,6 +78,8 @@ class RunningAgent final : public Agent, private EventSink, private Session::Hos
   bool connected_ = false;
   bool stopping_ = false;
   bool refreshing_ = false;
+  MonoTime quiet_until_{};  // no line about a refused client before
+  uint64_t refused_ = 0;    // since the last line
   Signal refreshed_;
 };
 
@@ -143,6 +147,16 @@ io::Task<Status> RunningAgent::stop() {
   const Status closed = co_await volumes_.close_all();
   co_await drained;
   co_return finished ? closed : finished;
+}
+
+// Anybody who reaches the port can be refused as often as they like: a line a second is enough.
+void RunningAgent::on_refused(const std::string& why) {
+  refused_++;
+  if (loop_.now() < quiet_until_) return;
+  log::warn("NBD client refused: {}{}", why,
+            refused_ == 1 ? "" : fmt::format(" ({} since the last such line)", refused_));
+  refused_ = 0;
+  quiet_until_ = loop_.now() + std::chrono::seconds(1);
 }
 
 void RunningAgent::on_event(v1::VolumeEvent event) {

@@ -36,6 +36,7 @@ class NbdDeadline : public ::testing::Test, public ExportTable, public Session::
     EXPECT_EQ(&session, session_.get());
     session_.reset();
   }
+  void client_refused(const std::string& why) override { refused_.push_back(why); }
   void greet() {
     Bytes in;
     append_client_flags(in, kClientFixedNewstyle | kClientNoZeroes);
@@ -59,6 +60,7 @@ class NbdDeadline : public ::testing::Test, public ExportTable, public Session::
   RamDevice device_;
   io::BufferPool pool_;
   Allowance allowance_{executor_, [] {}};
+  std::vector<std::string> refused_;
   std::unique_ptr<Session> session_;
 };
 
@@ -106,6 +108,8 @@ TEST_F(NbdTlsDeadline, AFailedHandshakeSendsAnAlertAndEnds) {
   EXPECT_GT(peer_.got.size(), 0u);
   EXPECT_TRUE(peer_.closed);
   EXPECT_EQ(session_, nullptr);
+  ASSERT_EQ(refused_.size(), 1u);
+  EXPECT_TRUE(refused_[0].starts_with("TLS: "));
 }
 
 // The alert of a handshake that failed is sent to a peer that does not read: the deadline ends that too.
@@ -165,6 +169,48 @@ TEST_F(NbdDeadline, TalkingDoesNotExtendTheHandshake) {
   EXPECT_FALSE(peer_.closed);
   executor_.advance(std::chrono::seconds(1));
   EXPECT_EQ(session_, nullptr);
+}
+
+TEST_F(NbdDeadline, AClientThatIsRefusedIsToldToTheHostOnce) {
+  Bytes in;
+  append_client_flags(in, 1u << 31);
+  peer_.stream->give(in);
+  EXPECT_EQ(refused_, (std::vector<std::string>{"unknown client flags 0x80000000"}));
+  EXPECT_EQ(session_, nullptr);
+}
+
+TEST_F(NbdDeadline, AnAbortIsNoRefusal) {
+  greet();
+  Bytes in;
+  append_option(in, kOptAbort, {});
+  peer_.stream->give(in);
+  EXPECT_EQ(session_, nullptr);
+  EXPECT_TRUE(refused_.empty());
+}
+
+// Commands wait in the receive buffer while replies are not taken; their rest finds room all the same.
+TEST_F(NbdDeadline, ABufferFullOfWaitingCommandsIsMovedToItsFront) {
+  go();
+  device_.hold = true;
+  constexpr size_t kCount = 10'000;  // more than the buffer holds, and than may be in flight
+  Bytes in(kCount * kCommandBytes);
+  for (uint64_t i = 0; i < kCount; i++)
+    encode(Command{0, kCmdTrim, i, 0, 4096}, std::span(in).subspan(i * kCommandBytes));
+  ByteView rest = in;
+  while (!rest.empty()) {
+    if (!peer_.stream->receiving()) {
+      device_.release();
+      executor_.run();
+      device_.hold = true;
+      continue;
+    }
+    const size_t n = std::min(rest.size(), peer_.stream->room() - peer_.stream->room() % 7);
+    peer_.stream->give(rest.first(n));
+    rest = rest.subspan(n);
+  }
+  device_.release();
+  executor_.run();
+  EXPECT_EQ(peer_.got.size(), kCount * kSimpleReplyBytes);
 }
 
 TEST_F(NbdDeadline, AServedClientMayBeIdleForever) {

@@ -42,6 +42,8 @@ class Server : private ExportTable, private Session::Host {
   // it.
   void stop(std::function<void()> done);
 
+  // Whom no session came about with is told to `log`, one line each; hostile peers can make many.
+  void report_refusals(std::function<void(const std::string&)> log) { log_ = std::move(log); }
   const Allowance& allowance() const { return allowance_; }
   size_t session_count() const { return sessions_.size(); }
   // Sessions past their handshake on `device`.
@@ -57,6 +59,9 @@ class Server : private ExportTable, private Session::Host {
   block::BlockDevice* find(std::string_view name) override;
   std::vector<std::string> names() override;
   void session_ended(Session& session) override;
+  void client_refused(const std::string& why) override {
+    if (log_) log_(why);
+  }
 
   void accept_next(Accepting& accepting);
   void on_accepted(Accepting& accepting, int result);
@@ -68,6 +73,7 @@ class Server : private ExportTable, private Session::Host {
   io::Executor& executor_;
   io::BufferPool pool_;
   Allowance allowance_;
+  std::function<void(const std::string&)> log_;
   std::map<std::string, block::BlockDevice*, std::less<>> exports_;
   std::vector<std::unique_ptr<Accepting>> listeners_;
   std::map<const Session*, std::unique_ptr<Session>> sessions_;

@@ -140,6 +140,7 @@ void Session::talk() {
     executor_.cancel(deadline_.timer);
     phase_ = Phase::kServing;
   } else if (state == Handshake::State::kEnded) {
+    if (!handshake_->reason().empty()) host_.client_refused(handshake_->reason());
     finish();
   }
   if (!handshake_out_.empty()) send_replies();
@@ -157,7 +158,10 @@ void Session::secure() {
 
 void Session::on_secured(int result) {
   securing_ = false;
-  if (result < 0) die();
+  if (phase_ == Phase::kHandshake && result < 0) {
+    host_.client_refused(tls_->why().empty() ? "TLS: the connection was lost" : "TLS: " + tls_->why());
+    die();
+  }
   if (phase_ != Phase::kHandshake) return settle();
   view_.emplace(exports_, security_.authorization.get(), tls_->identity());
   handshake_->secured(*view_);

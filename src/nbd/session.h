@@ -34,6 +34,8 @@ class Session {
    public:
     virtual ~Host() = default;
     virtual void session_ended(Session& session) = 0;  // deletes it
+    // The handshake was ended from this side, for the log: a peer's text in it is short and escaped.
+    virtual void client_refused(const std::string& why) { (void)why; }
   };
 
   // What the sessions of a server share.

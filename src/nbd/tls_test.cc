@@ -74,6 +74,9 @@ TEST(NbdTls, WhoCannotProveWhoItIsIsRefused) {
       {"key exchange without forward secrecy", no_secrecy},
   };
   TlsServerFixture server(both());
+  std::vector<std::string> log;
+  server.on_loop(
+      [&] { server.server().report_refusals([&](const std::string& why) { log.push_back(why); }); });
   for (const auto& [what, wish] : cases) {
     for (const char* version : {"1.2", "1.3"}) {
       TlsWish one = wish;
@@ -85,6 +88,15 @@ TEST(NbdTls, WhoCannotProveWhoItIsIsRefused) {
   }
   server.until_sessions(0);
   expect_good_session(server, with_certificate());
+  server.on_loop([&] {
+    EXPECT_GE(log.size(), std::size(cases));
+    const auto says = [&](std::string_view what) {
+      return std::any_of(log.begin(), log.end(),
+                         [&](const std::string& why) { return why.find(what) != std::string::npos; });
+    };
+    EXPECT_TRUE(says("expired"));
+    EXPECT_FALSE(says(kAliceKey) || says(kBobKey));
+  });
 }
 
 TEST(NbdTls, AKeyIsNoUseWhereOnlyCertificatesAreAccepted) {
