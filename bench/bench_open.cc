@@ -193,10 +193,10 @@ std::string measure(const std::string& directory, bool scattered) {
   need(wait_for(*loop, volume->close()));
   volume.reset();
   std::filesystem::remove(path);
-  return fmt::format(
-      R"({{"scattered":{},"mapped_clusters":{},"open_ms":{:.1f},"check_ms":{:.1f},"journal_records":{},"table_pages":{},"map_memory_bytes":{}}})",
-      scattered, report.clusters_mapped, open_s * 1e3, check_s * 1e3, report.journal_records,
-      report.table_pages, usage.map_memory);
+  return fmt::format(R"({{"scattered":{},"mapped_clusters":{},"open_ms":{:.1f},"check_ms":{:.1f},)"
+                     R"("journal_records":{},"table_pages":{},"map_memory_bytes":{}}})",
+                     scattered, report.clusters_mapped, open_s * 1e3, check_s * 1e3, report.journal_records,
+                     report.table_pages, usage.map_memory);
 }
 
 }  // namespace
