@@ -1,0 +1,90 @@
+"""How fast a fold copies a shadow into the primary, beside `qemu-img commit` of as much data, and what it costs the
+foreground meanwhile."""
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import time
+
+import load
+import servers
+
+MIB, GIB = 1 << 20, 1 << 30
+DATA = GIB            # in the shadow, as random 64 KiB over SPREAD
+SPREAD = 4 * GIB
+RANDOM = {"rw": "randwrite", "bs": "64k", "iodepth": 8, "norandommap": True, "size": SPREAD, "io_size": DATA}
+QUIET_SECONDS = 3
+
+
+def make_shadowed(server, directory):
+    """A volume whose one shadow holds all of its data; the shadow's segment id."""
+    server.create_volume("bench", 2 * SPREAD, 128 * MIB)
+    server.call("shadow", "grant", "bench", "--size", str(2 * DATA))
+    load.fio(server, directory, **RANDOM)
+    # The primary is full, and what came after it is in the shadow.
+    return max(server.show("bench")["segments"], key=lambda segment: segment["used"])["id"]
+
+
+def fold_once(binary, directory, with_foreground):
+    shutil.rmtree(directory, ignore_errors=True)
+    os.makedirs(directory)
+    with servers.Foreshadow(binary, directory, 6 * GIB) as server:
+        segment = make_shadowed(server, directory)
+        used = next(s for s in server.show("bench")["segments"] if s["id"] == segment)["used"]
+        out = {"bytes": used}
+        if with_foreground:
+            quiet = load.measure(server, directory, rw="randwrite", bs="4k", iodepth=8, norandommap=True, size=SPREAD,
+                                 rate_iops=4000, time_based=True, runtime=QUIET_SECONDS)
+            out["p99_quiet_us"] = quiet["p99_us"]
+        command = [binary, "--state", server.state, "-o", "json", "shadow", "fold", "bench", str(segment)]
+        began = time.monotonic()
+        folding = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        if with_foreground:
+            busy = load.measure(server, directory, rw="randwrite", bs="4k", iodepth=8, norandommap=True, size=SPREAD,
+                                rate_iops=4000, time_based=True, runtime=QUIET_SECONDS)
+            out["p99_folding_us"] = busy["p99_us"]
+        error = folding.communicate(timeout=600)[1]
+        if folding.returncode != 0:
+            raise RuntimeError(f"shadow fold: {error.strip()}")
+        out["seconds"] = time.monotonic() - began
+        out["mib_s"] = used / MIB / out["seconds"]
+    shutil.rmtree(directory, ignore_errors=True)
+    return out
+
+
+def commit_once(directory):
+    """qemu-img commit of the same amount of random 64 KiB."""
+    shutil.rmtree(directory, ignore_errors=True)
+    os.makedirs(directory)
+    base, top = os.path.join(directory, "base.raw"), os.path.join(directory, "top.qcow2")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "raw", base, str(SPREAD)], check=True)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", top], check=True)
+    with servers.qemu_nbd(directory, top, "qcow2", "writeback", "threads") as server:
+        load.fio(server, directory, **RANDOM)
+    held = json.loads(subprocess.run(["qemu-img", "info", "--output=json", top], capture_output=True, text=True,
+                                     check=True).stdout)["actual-size"]
+    began = time.monotonic()
+    subprocess.run(servers.pinned(servers.SERVER_CORE) + ["qemu-img", "commit", "-q", "-f", "qcow2", top], check=True,
+                   timeout=600, preexec_fn=servers.go_first, start_new_session=True)
+    seconds = time.monotonic() - began
+    shutil.rmtree(directory, ignore_errors=True)
+    return {"bytes": held, "seconds": seconds, "mib_s": held / MIB / seconds}
+
+
+def fold(binary, directory, rounds, say):
+    place = os.path.join(directory, "fold")
+    samples = {"fold": [], "commit": [], "beside a writer": []}
+    for number in range(rounds):
+        kinds = [("fold", lambda: fold_once(binary, place, False)), ("commit", lambda: commit_once(place)),
+                 ("beside a writer", lambda: fold_once(binary, place, True))]
+        for name, run in kinds if number % 2 == 0 else reversed(kinds):
+            sample = run()
+            samples[name].append(sample)
+            more = (f", p99 of writes {sample['p99_quiet_us']:.0f} us before, {sample['p99_folding_us']:.0f} us meanwhile"
+                    if "p99_quiet_us" in sample else "")
+            say(f"  {name:16} {sample['bytes'] / MIB:6.0f} MiB in {sample['seconds']:.2f} s,"
+                f" {sample['mib_s']:.0f} MiB/s{more}")
+    ratio = statistics.median(a["mib_s"] / b["mib_s"] for a, b in zip(samples["fold"], samples["commit"]))
+    beside = statistics.median(s["p99_folding_us"] / s["p99_quiet_us"] for s in samples["beside a writer"])
+    return {"samples": samples, "rate_of_commit": ratio, "p99_ratio": beside}
