@@ -17,6 +17,14 @@ Result<Uuid> parse_uuid(const std::string& text, std::string_view field) {
   return fail(Code::kInvalidArgument, fmt::format("{} {}: expected a UUID", field, foreshadow::quoted(text)));
 }
 
+Result<v1::SqueezeMode> parse_squeeze(v1::SqueezeMode mode) {
+  if (mode == v1::SQUEEZE_MODE_UNSPECIFIED) return v1::SQUEEZE_MODE_OFF;
+  if (mode == v1::SQUEEZE_MODE_OFF || mode == v1::SQUEEZE_MODE_LZ4 || mode == v1::SQUEEZE_MODE_ZSTD)
+    return mode;
+  return fail(Code::kInvalidArgument,
+              fmt::format("squeeze {}: expected off, lz4 or zstd", static_cast<int>(mode)));
+}
+
 Result<VolumeSpec> parse_spec(const v1::Intent::CreateVolume& action) {
   VolumeSpec spec;
   ASSIGN_OR_RETURN(spec.id, parse_uuid(action.volume_id(), "volume_id"));
@@ -25,6 +33,7 @@ Result<VolumeSpec> parse_spec(const v1::Intent::CreateVolume& action) {
   spec.primary_size = action.primary_size();
   spec.pool = action.pool();
   spec.hold_timeout_ms = action.hold_timeout_ms();
+  ASSIGN_OR_RETURN(spec.squeeze, parse_squeeze(action.squeeze()));
   switch (action.redirect()) {
     case v1::REDIRECT_MODE_UNSPECIFIED:
     case v1::REDIRECT_MODE_ALLOCATING:
@@ -135,6 +144,11 @@ io::Task<v1::Ack> IntentRunner::run(v1::Intent intent) {
     case v1::Intent::kMergeShadow:
       volume = intent.merge_shadow().volume_id();
       status = co_await merge_shadow(intent.merge_shadow());
+      changes_pools = false;
+      break;
+    case v1::Intent::kSqueezeShadow:
+      volume = intent.squeeze_shadow().volume_id();
+      status = co_await squeeze_shadow(intent.squeeze_shadow(), &ack);
       changes_pools = false;
       break;
     case v1::Intent::kCheckVolume:
@@ -249,6 +263,23 @@ io::Task<Status> IntentRunner::merge_shadow(v1::Intent::MergeShadow action) {
   if (!segment) co_return tl::unexpected(segment.error());
   const Status merged = co_await (*volume)->merge_shadow(*segment);
   co_return merged;
+}
+
+io::Task<Status> IntentRunner::squeeze_shadow(v1::Intent::SqueezeShadow action, v1::Ack* ack) {
+  const auto volume = host(action.volume_id());
+  if (!volume) co_return tl::unexpected(volume.error());
+  const auto segment = parse_uuid(action.segment_uuid(), "segment_uuid");
+  if (!segment) co_return tl::unexpected(segment.error());
+  const auto report = co_await (*volume)->squeeze(*segment, action.codec());
+  if (!report) co_return tl::unexpected(report.error());
+  v1::SqueezeReport& out = *ack->mutable_squeeze();
+  out.set_squeezed(report->squeezed);
+  out.set_repacked(report->repacked);
+  out.set_containers(report->containers);
+  out.set_incompressible(report->incompressible);
+  out.set_alone(report->alone);
+  out.set_busy(report->busy);
+  co_return Status{};
 }
 
 }  // namespace foreshadow::agent

@@ -43,6 +43,7 @@ class IntentRunner {
   io::Task<Status> grant_shadow(v1::Intent::GrantShadow action);
   Status activate_shadow(const v1::Intent::ActivateShadow& action);
   io::Task<Status> merge_shadow(v1::Intent::MergeShadow action);
+  io::Task<Status> squeeze_shadow(v1::Intent::SqueezeShadow action, v1::Ack* ack);
   Result<std::shared_ptr<VolumeHost>> host(const std::string& volume_id) const;
 
   Catalog& catalog_;

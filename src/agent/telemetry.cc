@@ -24,6 +24,9 @@ v1::VolumeMetrics make_metrics(const Uuid& volume, const volume::Usage& usage, c
   out.set_capacity(usage.capacity);
   out.set_data(usage.data);
   out.set_map_memory_bytes(usage.map_memory);
+  out.set_logical(logical_of(usage));
+  *out.mutable_squeezed() = to_api(usage.squeezed);
+  out.set_damaged_reads(now.damaged_reads - before.damaged_reads);
   out.set_read_ops(now.read_ops - before.read_ops);
   out.set_read_bytes(now.read_bytes - before.read_bytes);
   out.set_write_ops(now.write_ops - before.write_ops);

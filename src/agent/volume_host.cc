@@ -105,6 +105,26 @@ io::Task<Status> VolumeHost::merge_shadow(Uuid segment) {
   co_return merged;
 }
 
+io::Task<Result<volume::SqueezeReport>> VolumeHost::squeeze(Uuid segment, v1::SqueezeMode codec) {
+  const Status open = not_closing();
+  if (!open) co_return tl::unexpected(open.error());
+  volume::SqueezeOptions options;
+  switch (codec) {
+    case v1::SQUEEZE_MODE_UNSPECIFIED:
+    case v1::SQUEEZE_MODE_ZSTD:
+      options.how.codec = extent::SqueezeCodec::kZstd;
+      break;
+    case v1::SQUEEZE_MODE_LZ4:
+      options.how.codec = extent::SqueezeCodec::kLz4;
+      break;
+    default:
+      co_return fail(Code::kInvalidArgument,
+                     fmt::format("codec {}: expected lz4 or zstd", static_cast<int>(codec)));
+  }
+  auto report = co_await volume_->squeeze_segment(segment, options);
+  co_return report;
+}
+
 io::Task<Result<extent::CheckReport>> VolumeHost::check() {
   const Gate::Turn turn = co_await checks_.enter();
   const Status open = not_closing();
@@ -151,6 +171,11 @@ void VolumeHost::on_hold_ended() {
 void VolumeHost::on_read_only(const std::string& reason) {
   log::error("volume {} is read-only now: {}", name(), reason);
   tell(v1::VolumeEvent::KIND_READ_ONLY, 0, reason);
+}
+
+void VolumeHost::on_damaged(const std::string& what) {
+  constexpr uint64_t kNamed = 100;
+  if (++damaged_ <= kNamed) log::error("volume {}: {}", name(), what);
 }
 
 void VolumeHost::tell(v1::VolumeEvent::Kind kind, uint32_t segment, std::string message) {

@@ -40,6 +40,10 @@ class VolumeHost final : private volume::Listener {
   io::Task<Status> grant_shadow(Uuid segment, std::string pool, uint64_t size);
   Status activate_shadow(Uuid segment);
   io::Task<Status> merge_shadow(Uuid segment);
+  // A pass over one segment; others of the volume's operations go on beside it. UNSPECIFIED is zstd.
+  io::Task<Result<volume::SqueezeReport>> squeeze(Uuid segment, v1::SqueezeMode codec);
+  // Ends a pass that runs, for the agent is stopping.
+  void stop_squeezing() { volume_->stop_squeezing(); }
   io::Task<Result<extent::CheckReport>> check();
 
   // Waits for the operations under way; then closes the volume. Further operations fail with kShutdown.
@@ -51,6 +55,7 @@ class VolumeHost final : private volume::Listener {
   void on_hold_began() override;
   void on_hold_ended() override;
   void on_read_only(const std::string& reason) override;
+  void on_damaged(const std::string& what) override;
   void tell(v1::VolumeEvent::Kind kind, uint32_t segment, std::string message);
   void tell_if_shadow_needed();
 
@@ -68,6 +73,7 @@ class VolumeHost final : private volume::Listener {
   Gate checks_;
   std::set<Uuid> activated_by_control_;
   bool closing_ = false;
+  uint64_t damaged_ = 0;  // things found damaged; not all are named in the log
 };
 
 }  // namespace foreshadow::agent

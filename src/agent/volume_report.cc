@@ -57,6 +57,21 @@ std::string nbd_unix_uri(std::string_view name, const NbdSocket& socket) {
   return fmt::format("{}+unix:///{}?socket={}", socket.tls ? "nbds" : "nbd", name, path);
 }
 
+v1::Squeezed to_api(const volume::Squeezed& squeezed) {
+  v1::Squeezed out;
+  out.set_logical(squeezed.logical);
+  out.set_physical(squeezed.physical);
+  out.set_ratio_mean(squeezed.ratio_mean);
+  out.set_ratio_stddev(squeezed.ratio_stddev);
+  out.set_ratio_p10(squeezed.ratio_p10);
+  out.set_ratio_p90(squeezed.ratio_p90);
+  return out;
+}
+
+uint64_t logical_of(const volume::Usage& usage) {
+  return usage.used + usage.squeezed.logical - usage.squeezed.physical;
+}
+
 v1::Volume make_report(const volume::Volume& volume, const Whereabouts& whereabouts) {
   const volume::Usage usage = volume.usage();
   const block::IoStats& stats = volume.stats();
@@ -68,6 +83,9 @@ v1::Volume make_report(const volume::Volume& volume, const Whereabouts& whereabo
   out.set_used(usage.used);
   out.set_data(usage.data);
   out.set_map_memory_bytes(usage.map_memory);
+  out.set_squeeze(whereabouts.squeeze);
+  out.set_logical(logical_of(usage));
+  *out.mutable_squeezed() = to_api(usage.squeezed);
   out.set_holds(stats.holds);
   out.set_held_now(stats.held_now);
   out.set_hold_us_max(stats.hold_us_max);

@@ -19,9 +19,13 @@ struct Whereabouts {
   std::string agent_id;
   std::string uri;                      // empty while it is not served
   std::map<Uuid, std::string> pool_of;  // by segment
+  v1::SqueezeMode squeeze = v1::SQUEEZE_MODE_OFF;
 };
 
 v1::Volume make_report(const volume::Volume& volume, const Whereabouts& whereabouts);
+v1::Squeezed to_api(const volume::Squeezed& squeezed);
+// What would be in use if nothing were squeezed.
+uint64_t logical_of(const volume::Usage& usage);
 
 // What can still be told of a volume that could not be opened: from the label and superblock of its primary
 // where they can be read, else only its id and `name`. Reads; never writes. `reason` becomes

@@ -179,6 +179,10 @@ Result<std::shared_ptr<VolumeHost>> VolumeSet::serve(std::unique_ptr<volume::Vol
   where.agent_id = catalog_.agent_id();
   where.uri = nbd_unix_uri(name.str(), nbd_socket_);
   for (const Backing& backing : backings) where.pool_of[backing.segment] = backing.pool;
+  const state::VolumeRecord* record = catalog_.record(volume->id());
+  const auto squeeze = record == nullptr ? 0 : static_cast<int>(record->squeeze());
+  if (v1::SqueezeMode_IsValid(squeeze) && squeeze != v1::SQUEEZE_MODE_UNSPECIFIED)
+    where.squeeze = static_cast<v1::SqueezeMode>(squeeze);
   TRY(server_.add_export(name, *volume));
   const Uuid id = volume->id();
   auto host = std::make_shared<VolumeHost>(catalog_, clock_, sink_, std::move(volume), std::move(where));
@@ -234,6 +238,7 @@ io::Task<Result<std::shared_ptr<VolumeHost>>> VolumeSet::create(VolumeSpec spec)
   record.set_name(spec.name);
   record.set_hold_timeout_ms(spec.hold_timeout_ms == 0 ? limits::kHoldTimeoutMsDefault
                                                        : spec.hold_timeout_ms);
+  record.set_squeeze(spec.squeeze);
   record.set_phase(state::VOLUME_PHASE_CREATING);
   const Status noted = co_await catalog_.put_record(record);
   if (!noted) co_return tl::unexpected(noted.error());

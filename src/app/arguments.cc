@@ -45,6 +45,21 @@ Result<v1::RedirectMode> parse_redirect(std::string_view text) {
               fmt::format("redirect {}: expected allocating or all", foreshadow::quoted(text)));
 }
 
+Result<v1::SqueezeMode> parse_squeeze(std::string_view text) {
+  if (text == "off") return v1::SQUEEZE_MODE_OFF;
+  if (text == "lz4") return v1::SQUEEZE_MODE_LZ4;
+  if (text == "zstd") return v1::SQUEEZE_MODE_ZSTD;
+  return fail(Code::kInvalidArgument,
+              fmt::format("squeeze {}: expected off, lz4 or zstd", foreshadow::quoted(text)));
+}
+
+Result<v1::SqueezeMode> parse_codec(std::string_view text) {
+  const auto mode = parse_squeeze(text);
+  if (mode && *mode != v1::SQUEEZE_MODE_OFF) return mode;
+  return fail(Code::kInvalidArgument,
+              fmt::format("codec {}: expected lz4 or zstd", foreshadow::quoted(text)));
+}
+
 Result<agent::TcpAddress> parse_tcp(std::string_view text) {
   const size_t colon = text.rfind(':');
   if (colon != std::string_view::npos && colon > 0) {

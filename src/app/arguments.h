@@ -13,6 +13,8 @@ namespace foreshadow::app {
 // "500ms", "60s", "2min", "1h"; a bare number is seconds.
 Result<uint32_t> parse_duration_ms(std::string_view text);
 Result<v1::RedirectMode> parse_redirect(std::string_view text);  // allocating, all
+Result<v1::SqueezeMode> parse_squeeze(std::string_view text);    // off, lz4, zstd
+Result<v1::SqueezeMode> parse_codec(std::string_view text);      // lz4, zstd
 // "127.0.0.1:10809", "[::1]:0". The host is judged where it is listened on.
 Result<agent::TcpAddress> parse_tcp(std::string_view text);
 // A gRPC target: "unix:/path" (a bare path too), "127.0.0.1:port".

@@ -34,6 +34,9 @@ std::string word(v1::SegmentRole role) {
 std::string word(v1::SegmentState state) {
   return lower_without(v1::SegmentState_Name(state), "SEGMENT_STATE_");
 }
+std::string word(v1::SqueezeMode mode) {
+  return lower_without(v1::SqueezeMode_Name(mode), "SQUEEZE_MODE_");
+}
 std::string word(v1::RedirectMode redirect) {
   return lower_without(v1::RedirectMode_Name(redirect), "REDIRECT_MODE_");
 }
@@ -47,6 +50,16 @@ Json to_json(const v1::Segment& segment) {
       .set("pool", segment.pool())
       .set("capacity", segment.capacity())
       .set("used", segment.used());
+}
+
+Json to_json(const v1::Squeezed& squeezed) {
+  return Json::object()
+      .set("logical", squeezed.logical())
+      .set("physical", squeezed.physical())
+      .set("ratio_mean", squeezed.ratio_mean())
+      .set("ratio_stddev", squeezed.ratio_stddev())
+      .set("ratio_p10", squeezed.ratio_p10())
+      .set("ratio_p90", squeezed.ratio_p90());
 }
 
 Json to_json(const v1::Volume& volume) {
@@ -68,6 +81,9 @@ Json to_json(const v1::Volume& volume) {
       .set("uri", volume.uri())
       .set("first_redirect_to_warm", volume.first_redirect_to_warm())
       .set("map_memory_bytes", volume.map_memory_bytes())
+      .set("squeeze", word(volume.squeeze()))
+      .set("logical", volume.logical())
+      .set("squeezed", to_json(volume.squeezed()))
       .set("segments", to_json_array(volume.segments()));
 }
 
@@ -99,7 +115,10 @@ Json to_json(const v1::VolumeMetrics& metrics) {
       .set("holds", metrics.holds())
       .set("held_now", metrics.held_now())
       .set("failed_writes", metrics.failed_writes())
-      .set("hold_us_max", metrics.hold_us_max());
+      .set("hold_us_max", metrics.hold_us_max())
+      .set("logical", metrics.logical())
+      .set("squeezed", to_json(metrics.squeezed()))
+      .set("damaged_reads", metrics.damaged_reads());
 }
 
 Json to_json(const v1::Forecast& forecast) {
@@ -174,6 +193,16 @@ Json to_json(const v1::StatusReport& status) {
       .set("pending_intents", status.pending_intents());
 }
 
+std::string describe_squeezed(const v1::Volume& volume) {
+  const v1::Squeezed& squeezed = volume.squeezed();
+  if (squeezed.logical() == 0) return fmt::format("nothing yet (policy: {})", word(volume.squeeze()));
+  return fmt::format(
+      "{} in {} ({}), a cluster {:.2f} on average, deviation {:.2f}, 80 % of them {:.2f} to {:.2f}",
+      format_size(squeezed.logical()), format_size(squeezed.physical()),
+      format_share(squeezed.physical(), squeezed.logical()), squeezed.ratio_mean(), squeezed.ratio_stddev(),
+      squeezed.ratio_p10(), squeezed.ratio_p90());
+}
+
 std::string describe(const v1::VolumeDetail& detail) {
   const v1::Volume& volume = detail.volume();
   const v1::Forecast& forecast = detail.forecast();
@@ -185,6 +214,10 @@ std::string describe(const v1::VolumeDetail& detail) {
   facts.add("used", fmt::format("{} ({} of capacity)", format_size(volume.used()),
                                 format_share(volume.used(), volume.capacity())));
   facts.add("data", format_size(volume.data()));
+  if (volume.squeezed().logical() > 0 || volume.squeeze() > v1::SQUEEZE_MODE_OFF) {
+    facts.add("squeezed", describe_squeezed(volume));
+    facts.add("logical", fmt::format("{} in use if nothing were squeezed", format_size(volume.logical())));
+  }
   if (!volume.read_only_reason().empty()) facts.add("read-only", printable(volume.read_only_reason()));
   facts.add("redirect", fmt::format("{}, {} found a warm shadow at hand", word(volume.redirect()),
                                     volume.first_redirect_to_warm()));

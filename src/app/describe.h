@@ -10,8 +10,10 @@ namespace foreshadow::app {
 std::string word(v1::SegmentRole role);       // primary, shadow
 std::string word(v1::SegmentState state);     // granted, warm, active, sealed, merging, merged
 std::string word(v1::RedirectMode redirect);  // allocating, all
+std::string word(v1::SqueezeMode mode);       // off, lz4, zstd
 
 Json to_json(const v1::Segment& segment);
+Json to_json(const v1::Squeezed& squeezed);
 Json to_json(const v1::Volume& volume);
 Json to_json(const v1::VolumeDetail& detail);  // the volume's fields, and `forecast` and `latest`
 Json to_json(const v1::VolumeMetrics& metrics);
@@ -32,6 +34,7 @@ Json to_json_array(const Messages& messages) {
 
 // The same for people; several lines, each with its line break.
 std::string describe(const v1::VolumeDetail& detail);
+std::string describe_squeezed(const v1::Volume& volume);  // one line, without its break
 std::string describe(const v1::CheckReport& check, const std::string& volume);
 std::string describe(const v1::Explanation& explanation);
 std::string describe_line(const v1::Event& event);

@@ -1,6 +1,7 @@
-// shadow list, grant, merge.
+// shadow list, grant, merge, squeeze.
 #include <fmt/format.h>
 
+#include "app/arguments.h"
 #include "app/client.h"
 #include "app/commands.h"
 #include "app/describe.h"
@@ -56,6 +57,14 @@ Status merge(const Invocation& invocation, const v1::MergeShadowRequest& request
   return {};
 }
 
+Status squeeze(const Invocation& invocation, const v1::SqueezeShadowRequest& request) {
+  ASSIGN_OR_RETURN(const std::string state, invocation.state_dir());
+  ASSIGN_OR_RETURN(Client client, Client::connect(state));
+  ASSIGN_OR_RETURN(const v1::Volume volume, client.call(&Client::Stub::SqueezeShadow, request));
+  invocation.print(to_json(volume), describe_squeezed(volume) + "\n");
+  return {};
+}
+
 struct GrantArguments {
   std::string volume;
   std::string pool;
@@ -64,6 +73,11 @@ struct GrantArguments {
 struct MergeArguments {
   std::string volume;
   uint32_t segment = 0;
+};
+struct SqueezeArguments {
+  std::string volume;
+  uint32_t segment = 0;
+  v1::SqueezeMode codec = v1::SQUEEZE_MODE_UNSPECIFIED;
 };
 
 }  // namespace
@@ -108,6 +122,25 @@ void add_shadow_commands(CLI::App& app, Invocation& invocation) {
       request.set_volume(merged->volume);
       request.set_segment_id(merged->segment);
       return merge(invocation, request);
+    };
+  });
+
+  const auto squeezed = std::make_shared<SqueezeArguments>();
+  CLI::App* squeezing =
+      shadow->add_subcommand("squeeze", "Compress a sealed or merged segment by hand, in the background");
+  squeezing->add_option("VOLUME", squeezed->volume, "Name of the volume")->required();
+  squeezing->add_option("SEGMENT", squeezed->segment, "Number of the segment; 0 is the primary")
+      ->required()
+      ->type_name("N");
+  add_parsed(*squeezing, "--codec", &squeezed->codec, parse_codec, "Without it, the volume's own, or zstd")
+      ->type_name("lz4|zstd");
+  squeezing->callback([&invocation, squeezed] {
+    invocation.run = [&, squeezed] {
+      v1::SqueezeShadowRequest request;
+      request.set_volume(squeezed->volume);
+      request.set_segment_id(squeezed->segment);
+      request.set_codec(squeezed->codec);
+      return squeeze(invocation, request);
     };
   });
 }

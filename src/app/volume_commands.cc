@@ -19,6 +19,7 @@ struct CreateArguments {
   uint64_t primary = 0;
   v1::RedirectMode redirect = v1::REDIRECT_MODE_ALLOCATING;
   uint32_t hold_timeout_ms = 0;
+  v1::SqueezeMode squeeze = v1::SQUEEZE_MODE_OFF;
 };
 
 Status create(const Invocation& invocation, const CreateArguments& arguments) {
@@ -31,6 +32,7 @@ Status create(const Invocation& invocation, const CreateArguments& arguments) {
   request.set_pool(arguments.pool);
   request.set_redirect(arguments.redirect);
   request.set_hold_timeout_ms(arguments.hold_timeout_ms);
+  request.set_squeeze(arguments.squeeze);
   ASSIGN_OR_RETURN(const v1::Volume volume, client.call(&Client::Stub::CreateVolume, request));
   invocation.print(to_json(volume),
                    fmt::format("volume {} is served at {}\nnext: nbdinfo '{}'\n", volume.name(),
@@ -112,6 +114,9 @@ void add_create(CLI::App& volume, Invocation& invocation) {
   add_parsed(*command, "--hold-timeout", &arguments->hold_timeout_ms, parse_duration_ms,
              "How long a write waits at the wall before it fails (60s)")
       ->type_name("DURATION");
+  add_parsed(*command, "--squeeze", &arguments->squeeze, parse_squeeze,
+             "Compress each shadow in the background when it is merged (off)")
+      ->type_name("off|lz4|zstd");
   command->callback([&invocation, arguments] {
     invocation.run = [&, arguments] { return create(invocation, *arguments); };
   });

@@ -186,6 +186,14 @@ grpc::Status ControlService::MergeShadow(Context* context, const v1::MergeShadow
       reply);
 }
 
+grpc::Status ControlService::SqueezeShadow(Context* context, const v1::SqueezeShadowRequest* request,
+                                           v1::Volume* reply) {
+  return answer_volume(
+      ask(*context,
+          [&](Requests::Done done) { return core_.requests.squeeze_shadow(*request, std::move(done)); }),
+      reply);
+}
+
 grpc::Status ControlService::Explain(Context*, const v1::VolumeRequest* request, v1::Explanation* reply) {
   const std::lock_guard lock(core_.mutex);
   const auto model = core_.requests.volume(request->name());

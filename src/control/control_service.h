@@ -32,6 +32,7 @@ class ControlService final : public v1::ControlService::Service {
                            v1::ListShadowsResponse* reply) override;
   grpc::Status GrantShadow(Context*, const v1::GrantShadowRequest* request, v1::Volume* reply) override;
   grpc::Status MergeShadow(Context*, const v1::MergeShadowRequest* request, v1::Volume* reply) override;
+  grpc::Status SqueezeShadow(Context*, const v1::SqueezeShadowRequest* request, v1::Volume* reply) override;
   grpc::Status Explain(Context*, const v1::VolumeRequest* request, v1::Explanation* reply) override;
   grpc::Status WatchEvents(Context*, const v1::WatchEventsRequest* request,
                            grpc::ServerWriter<v1::Event>* writer) override;

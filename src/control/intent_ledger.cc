@@ -30,6 +30,8 @@ std::string_view kind_of(const v1::Intent& intent) {
       return "merge_shadow";
     case v1::Intent::kRemovePool:
       return "remove_pool";
+    case v1::Intent::kSqueezeShadow:
+      return "squeeze_shadow";
     case v1::Intent::ACTION_NOT_SET:
       break;
   }
@@ -50,6 +52,8 @@ std::string volume_of(const v1::Intent& intent) {
       return intent.activate_shadow().volume_id();
     case v1::Intent::kMergeShadow:
       return intent.merge_shadow().volume_id();
+    case v1::Intent::kSqueezeShadow:
+      return intent.squeeze_shadow().volume_id();
     default:
       return {};
   }
@@ -63,6 +67,8 @@ std::string segment_of(const v1::Intent& intent) {
       return intent.activate_shadow().segment_uuid();
     case v1::Intent::kMergeShadow:
       return intent.merge_shadow().segment_uuid();
+    case v1::Intent::kSqueezeShadow:
+      return intent.squeeze_shadow().segment_uuid();
     default:
       return {};
   }

@@ -61,6 +61,8 @@ class Reconciler {
   Status grant(VolumeModel& model, uint64_t size, const std::string& pool, const std::string& reason,
                Done done);
   Status merge(VolumeModel& model, const std::string& segment, const std::string& reason, Done done);
+  Status squeeze(VolumeModel& model, const std::string& segment, v1::SqueezeMode codec,
+                 const std::string& reason, Done done);
   Status begin(const std::string& agent, v1::Intent intent, Done done);
 
   // Decides about the volume until there is nothing more to do.
@@ -95,6 +97,7 @@ class Reconciler {
 
   // Takes a successful answer; an error is what was wrong with it.
   Status take_success(const IntentRow& intent, const v1::Ack& ack);
+  void note_squeezed(const VolumeModel& model, const v1::Segment& segment, const v1::Ack& ack);
   void note_failure(const IntentRow& intent, const std::string& why);
   std::string name_of_volume(const std::string& id) const;
 

@@ -85,6 +85,37 @@ Status Reconciler::merge(VolumeModel& model, const std::string& uuid, const std:
   return {};
 }
 
+Status Reconciler::squeeze(VolumeModel& model, const std::string& uuid, v1::SqueezeMode codec,
+                           const std::string& reason, Done done) {
+  const v1::Segment* segment = model.segment(uuid);
+  if (segment == nullptr) {
+    return fail(Code::kNotFound, fmt::format("volume {} has no segment {}", model.name(), quoted(uuid)));
+  }
+  if (const auto* open = ledger_.about("squeeze_shadow", model.id(), uuid)) {
+    if (done) ledger_.join(open->row.id, std::move(done));
+    return {};
+  }
+  v1::Intent intent;
+  intent.mutable_squeeze_shadow()->set_volume_id(model.id());
+  intent.mutable_squeeze_shadow()->set_segment_uuid(uuid);
+  intent.mutable_squeeze_shadow()->set_codec(codec);
+  TRY(begin(model.agent(), std::move(intent), std::move(done)));
+  events_.append("squeeze.requested", model.name(), fmt::format("segment {}: {}", segment->id(), reason),
+                 segment->id());
+  return {};
+}
+
+void Reconciler::note_squeezed(const VolumeModel& model, const v1::Segment& segment, const v1::Ack& ack) {
+  const v1::SqueezeReport& report = ack.squeeze();
+  events_.append(
+      "shadow.squeezed", model.name(),
+      fmt::format("segment {}: {} clusters into {} containers, {} left as they are, after {:.3f} s",
+                  segment.id(), report.squeezed() + report.repacked(), report.containers(),
+                  report.incompressible() + report.alone() + report.busy(),
+                  static_cast<double>(ack.elapsed_us()) / 1e6),
+      segment.id());
+}
+
 std::string Reconciler::name_of_volume(const std::string& id) const {
   const VolumeModel* model = fleet_.volume(id);
   return model == nullptr ? std::string() : model->name();
@@ -134,6 +165,12 @@ void Reconciler::ack(const std::string& agent, const v1::Ack& ack) {
     model->lead.record_us(finished.row.lead_us);
   }
   for (const Done& done : finished.waiters) done(answer);
+  if (intent.kind == "merge_shadow" && answer.code() == 0 && model != nullptr &&
+      model->volume().squeeze() > v1::SQUEEZE_MODE_OFF) {
+    const Status asked = squeeze(*model, intent.segment, model->volume().squeeze(),
+                                 "it is merged, and the volume says so", {});
+    if (!asked) events_.append("squeeze.refused", model->name(), asked.error().message);
+  }
   changed_();
   if (model != nullptr) consider(*model);
 }
@@ -205,6 +242,8 @@ Status Reconciler::take_success(const IntentRow& intent, const v1::Ack& ack) {
                    fmt::format("segment {} of {} after {:.3f} s", segment->id(),
                                format_size(segment->capacity()), static_cast<double>(ack.elapsed_us()) / 1e6),
                    segment->id());
+  } else if (intent.kind == "squeeze_shadow") {
+    note_squeezed(*model, *segment, ack);
   } else if (intent.kind == "merge_shadow") {
     if (segment->state() != v1::SEGMENT_STATE_MERGED) {
       return fail(Code::kInternal,

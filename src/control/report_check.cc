@@ -46,6 +46,23 @@ Status check_space(uint64_t used, uint64_t capacity, uint64_t size) {
 
 }  // namespace
 
+namespace {
+
+// Written so that a NaN is refused too.
+Status check_squeezed(const v1::Squeezed& squeezed) {
+  for (const double ratio :
+       {squeezed.ratio_mean(), squeezed.ratio_stddev(), squeezed.ratio_p10(), squeezed.ratio_p90()}) {
+    if (!(ratio >= 0 && ratio <= 1))
+      return nonsense(fmt::format("squeezed ratio {}: expected 0 to 1", ratio));
+  }
+  if (squeezed.logical() > kCapacityMax || squeezed.physical() > squeezed.logical()) {
+    return nonsense(fmt::format("squeezed {} bytes into {}", squeezed.logical(), squeezed.physical()));
+  }
+  return {};
+}
+
+}  // namespace
+
 Status check_volume_report(const v1::Volume& volume) {
   TRY(Uuid::parse(volume.id()));
   TRY(Name::parse(volume.name(), "volume name"));
@@ -54,6 +71,10 @@ Status check_volume_report(const v1::Volume& volume) {
                                 base_limits::kVolumeSizeMax));
   }
   TRY(check_space(volume.used(), volume.capacity(), volume.size()));
+  TRY(check_squeezed(volume.squeezed()));
+  if (!v1::SqueezeMode_IsValid(volume.squeeze())) {
+    return nonsense(fmt::format("squeeze mode {}", static_cast<int>(volume.squeeze())));
+  }
   const auto count = static_cast<size_t>(volume.segments_size());
   if (count == 0 || count > base_limits::kSegments) {
     return nonsense(fmt::format("{} segments: expected 1 to {}", count, base_limits::kSegments));
@@ -116,6 +137,7 @@ std::string printable(std::string_view words) {
 
 Status check_metrics(const v1::VolumeMetrics& metrics, uint64_t volume_size) {
   TRY(check_space(metrics.used(), metrics.capacity(), volume_size));
+  TRY(check_squeezed(metrics.squeezed()));
   // In one interval no more can be touched first than the volume holds and what was freed meanwhile.
   const uint64_t touchable = volume_size + kUnfreedBytes + kClusterBytes;
   const uint64_t freed = std::min(metrics.freed_bytes(), kCapacityMax);

@@ -135,6 +135,10 @@ Status Requests::create_volume(const v1::CreateVolumeRequest& request, Done done
     return fail(Code::kInvalidArgument, fmt::format("hold_timeout_ms {}: at most {}",
                                                     request.hold_timeout_ms(), limits::kHoldTimeoutMaxMs));
   }
+  if (!v1::SqueezeMode_IsValid(request.squeeze())) {
+    return fail(Code::kInvalidArgument,
+                fmt::format("squeeze {}: expected off, lz4 or zstd", static_cast<int>(request.squeeze())));
+  }
   bool taken = reconciler_.fleet().volume_named(request.name()) != nullptr;
   size_t creating = 0;
   for (const auto& [number, open] : reconciler_.ledger().open()) {
@@ -165,6 +169,8 @@ Status Requests::create_volume(const v1::CreateVolumeRequest& request, Done done
   action.set_pool(pool->name());
   action.set_redirect(request.redirect() == v1::REDIRECT_MODE_UNSPECIFIED ? v1::REDIRECT_MODE_ALLOCATING
                                                                           : request.redirect());
+  action.set_squeeze(request.squeeze() == v1::SQUEEZE_MODE_UNSPECIFIED ? v1::SQUEEZE_MODE_OFF
+                                                                       : request.squeeze());
   action.set_hold_timeout_ms(request.hold_timeout_ms() == 0 ? limits::kHoldTimeoutDefaultMs
                                                             : request.hold_timeout_ms());
   return reconciler_.begin(pool->agent_id(), std::move(intent), std::move(done));
@@ -243,6 +249,32 @@ Status Requests::merge_shadow(const v1::MergeShadowRequest& request, Done done) 
     return {};
   }
   return reconciler_.merge(*model, chosen->uuid(), "asked for by hand", std::move(done));
+}
+
+Status Requests::squeeze_shadow(const v1::SqueezeShadowRequest& request, Done done) {
+  ASSIGN_OR_RETURN(VolumeModel * model, volume(request.volume()));
+  v1::SqueezeMode codec = request.codec();
+  if (codec == v1::SQUEEZE_MODE_UNSPECIFIED) codec = model->volume().squeeze();
+  if (codec == v1::SQUEEZE_MODE_UNSPECIFIED || codec == v1::SQUEEZE_MODE_OFF) {
+    if (request.codec() == v1::SQUEEZE_MODE_OFF)
+      return fail(Code::kInvalidArgument, "codec off: expected lz4 or zstd");
+    codec = v1::SQUEEZE_MODE_ZSTD;
+  }
+  if (!v1::SqueezeMode_IsValid(codec)) {
+    return fail(Code::kInvalidArgument,
+                fmt::format("codec {}: expected lz4 or zstd", static_cast<int>(codec)));
+  }
+  for (const v1::Segment& segment : model->volume().segments()) {
+    if (segment.id() != request.segment_id()) continue;
+    if (segment.state() != v1::SEGMENT_STATE_SEALED && segment.state() != v1::SEGMENT_STATE_MERGED) {
+      return fail(
+          Code::kFailedPrecondition,
+          fmt::format("segment {} of volume {} is neither sealed nor merged", segment.id(), model->name()));
+    }
+    return reconciler_.squeeze(*model, segment.uuid(), codec, "asked for by hand", std::move(done));
+  }
+  return fail(Code::kNotFound,
+              fmt::format("volume {} has no segment with id {}", model->name(), request.segment_id()));
 }
 
 }  // namespace foreshadow::control

@@ -24,6 +24,7 @@ class Requests {
   Status grant_shadow(const v1::GrantShadowRequest& request, Done done);
   // A segment that is merged already is answered at once.
   Status merge_shadow(const v1::MergeShadowRequest& request, Done done);
+  Status squeeze_shadow(const v1::SqueezeShadowRequest& request, Done done);
 
   // kInvalidArgument for what cannot be a name, kNotFound for a volume that is not there.
   Result<VolumeModel*> volume(const std::string& name) const;

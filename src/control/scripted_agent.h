@@ -141,6 +141,10 @@ class ScriptedAgent {
         if (row.uuid() == intent.merge_shadow().segment_uuid()) row.set_state(v1::SEGMENT_STATE_MERGED);
       }
       *ack.mutable_volume() = volume;
+    } else if (intent.has_squeeze_shadow()) {
+      ack.mutable_squeeze()->set_squeezed(30);
+      ack.mutable_squeeze()->set_containers(10);
+      *ack.mutable_volume() = volumes.at(intent.squeeze_shadow().volume_id());
     }
   }
 
@@ -151,6 +155,7 @@ class ScriptedAgent {
     volume.set_size(action.size());
     volume.set_pool(action.pool());
     volume.set_redirect(action.redirect());
+    volume.set_squeeze(action.squeeze());
     volume.set_uri("nbd+unix:///" + action.name());
     // The primary's UUID is the agent's to choose.
     add_segment(volume, action.volume_id(), action.pool(), action.primary_size());

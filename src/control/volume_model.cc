@@ -50,6 +50,8 @@ Result<HistoryRow> VolumeModel::observe(uint64_t time_ms, uint32_t interval_ms,
   volume_.set_capacity(metrics.capacity());
   volume_.set_data(metrics.data());
   volume_.set_map_memory_bytes(metrics.map_memory_bytes());
+  volume_.set_logical(metrics.logical());
+  *volume_.mutable_squeezed() = metrics.squeezed();
   volume_.set_held_now(metrics.held_now());
   for (const v1::SegmentUse& use : metrics.segments()) {
     for (v1::Segment& segment : *volume_.mutable_segments()) {

@@ -1,6 +1,5 @@
 #pragma once
-// The Volume: requests in, pieces out to segments, map and journal kept in step. One executor, no locks, no
-// threads.
+// The Volume: requests in, pieces out to segments, map and journal kept in step. One executor, no threads.
 #include <deque>
 #include <functional>
 #include <memory>
@@ -46,6 +45,7 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   JobInfo job() const override;
   io::Task<Result<SqueezeReport>> squeeze_segment(Uuid segment, SqueezeOptions options) override;
   SqueezeReport squeeze_progress() const override { return squeezer_.report(); }
+  void stop_squeezing() override { squeezer_.stop(); }
   io::Task<Status> flush() override { return committer_.commit(); }
   io::Task<Status> checkpoint() override;
   io::Task<Result<extent::CheckReport>> check() override;
@@ -190,8 +190,8 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   bool closing_ = false;
   Job job_;
   io::Event job_ended_;
-  uint32_t jobs_waiting_ = 0;  // for the squeezer to end its own
-  uint32_t checking_ = 0;      // checks that read the segments' files now
+  uint32_t jobs_waiting_ = 0;
+  uint32_t checking_ = 0;  // checks that read the segments' files now
   io::Event check_ended_;
   io::Event drained_;
   Squeezer squeezer_{*this};

@@ -67,6 +67,13 @@ JobInfo Engine::job() const {
   JobInfo out;
   out.kind = job_.kind;
   out.segment = job_.segment;
+  if (job_.kind == JobKind::kSqueeze) {
+    const Segment* segment = segments_.find(job_.segment);
+    out.moved = squeezer_.report().taken * geometry_.cluster();
+    out.total = (segment == nullptr ? 0 : uint64_t{segment->allocator.taken()}) * geometry_.cluster();
+    out.total = std::max(out.total, out.moved);
+    return out;
+  }
   out.moved = relocator_.progress().moved * geometry_.cluster();
   out.total = relocator_.progress().total * geometry_.cluster();
   return out;

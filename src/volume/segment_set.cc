@@ -48,7 +48,7 @@ Pcn SegmentSet::next_pcn_base(uint32_t clusters) const {
   return Pcn((end - run) * extent::kGranuleClusters);
 }
 
-Segment* SegmentSet::find(const Uuid& uuid) {
+Segment* SegmentSet::find(const Uuid& uuid) const {
   const auto found =
       std::find_if(all_.begin(), all_.end(), [&](const Segment* s) { return s->row.uuid == uuid; });
   return found == all_.end() ? nullptr : *found;

@@ -48,7 +48,7 @@ class SegmentSet {
     return *by_granule_[granule];
   }
   Segment& primary() { return *all_.front(); }
-  Segment* find(const Uuid& uuid);
+  Segment* find(const Uuid& uuid) const;
   const std::vector<Segment*>& all() const { return all_; }
   Segment& at(uint32_t index) const { return *slots_[index]; }
   size_t size() const { return all_.size(); }

@@ -87,7 +87,8 @@ io::Task<Status> Squeezer::announce() {
 }
 
 Status Squeezer::may_go_on(const Uuid& segment) const {
-  if (engine_.closing_) return fail(Code::kShutdown, fmt::format("volume {} is closing", engine_.name()));
+  if (engine_.closing_ || stopped_)
+    return fail(Code::kShutdown, fmt::format("volume {} is closing", engine_.name()));
   if (engine_.committer_.poisoned()) return fail(Code::kReadOnly, engine_.committer_.poison_reason());
   const Segment* found = engine_.segments_.find(segment);
   if (found == nullptr) {

@@ -60,6 +60,7 @@ class Squeezer {
   };
   // Until the pass is finished, another job wants its turn, or it can go no further.
   io::Task<Status> run(Pass& pass);
+  void stop() { stopped_ = true; }
   const SqueezeReport& report() const { return report_; }  // of the pass that runs, or ran last
   // Moves what is squeezed out of the way of a relocation (squeezer_evacuate.cc).
   io::Task<Status> evacuate(const Evacuation& what);
@@ -143,6 +144,7 @@ class Squeezer {
   uint32_t transfers_left_ = 0;
   std::coroutine_handle<> transfers_waiter_;
   Lcn cursor_;
+  bool stopped_ = false;
   uint32_t since_commit_ = 0;  // containers
 };
 

@@ -149,6 +149,8 @@ class Volume : public block::BlockDevice {
   // volume: kNoSpace) leaves what was done, and a repeat goes on from there. Durable when it succeeds.
   virtual io::Task<Result<SqueezeReport>> squeeze_segment(Uuid segment, SqueezeOptions options) = 0;
   virtual SqueezeReport squeeze_progress() const = 0;
+  // Ends a pass, and every later one, with kShutdown: the volume is to be closed.
+  virtual void stop_squeezing() = 0;
 
   virtual io::Task<Status> flush() = 0;       // as a kFlush request
   virtual io::Task<Status> checkpoint() = 0;  // fold the journal into the tables
