@@ -217,9 +217,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   device.info_.read_only = how >= 200 && how < 240;
   Exports exports(device);
   static io::BufferPool pool(16 * kMiB);
+  nbd::Allowance allowance(scheduler, [] {});
+  const nbd::Session::Commons commons{scheduler, pool, allowance};
   nbd::Bytes got;
   Host host;
-  host.session = std::make_unique<nbd::Session>(scheduler, pool, exports, host,
+  host.session = std::make_unique<nbd::Session>(commons, exports, host,
                                                 std::make_unique<Peer>(scheduler, script, got));
   host.session->start();
   if (how % 32 == 31) {  // the export is taken away in the middle
