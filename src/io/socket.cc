@@ -1,7 +1,9 @@
 #include "io/socket.h"
 
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -52,6 +54,11 @@ void SocketStream::send(Op& op, std::span<iovec> parts) {
 void SocketStream::shut_down() {
   // An error only says that the connection is gone already.
   ::shutdown(fd_.get(), SHUT_RDWR);
+}
+
+bool SocketStream::has_unread() const {
+  int bytes = 0;
+  return local_ && ::ioctl(fd_.get(), SIOCOUTQ, &bytes) == 0 && bytes > 0;
 }
 
 // Moves past `bytes` bytes, and past parts that are empty.
@@ -161,7 +168,7 @@ void SocketListener::completed(Op& op, int result) {
 
 std::unique_ptr<Stream> SocketListener::take() {
   ASSERT(static_cast<bool>(accepted_));
-  return std::make_unique<SocketStream>(loop_, std::move(accepted_));
+  return std::make_unique<SocketStream>(loop_, std::move(accepted_), !unix_path_.empty());
 }
 
 void SocketListener::stop() {

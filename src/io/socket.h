@@ -16,13 +16,15 @@ namespace foreshadow::io {
 // Owns a connected socket, which is blocking: the ring does the waiting.
 class SocketStream final : public Stream, private Endpoint {
  public:
-  SocketStream(UringLoop& loop, UniqueFd fd) : loop_(loop), fd_(std::move(fd)) {}
+  // `local`: of a unix socket, which knows what the peer has read.
+  SocketStream(UringLoop& loop, UniqueFd fd, bool local) : loop_(loop), fd_(std::move(fd)), local_(local) {}
   ~SocketStream() override;
 
   void receive(Op& op, std::span<std::byte> into) override;
   void receive_all(Op& op, std::span<std::byte> into) override;
   void send(Op& op, std::span<iovec> parts) override;
   void shut_down() override;
+  bool has_unread() const override;
 
  private:
   void completed(Op& op, int result) override;
@@ -32,6 +34,7 @@ class SocketStream final : public Stream, private Endpoint {
 
   UringLoop& loop_;
   UniqueFd fd_;
+  const bool local_;
   std::span<iovec> unsent_;  // of the send in flight; the first part is never empty
   msghdr message_{};         // what the kernel reads of it
 };

@@ -31,6 +31,8 @@ class Stream {
   virtual bool say_end(Op&) { return false; }
   // Makes calls in flight complete soon, and the peer see the end.
   virtual void shut_down() = 0;
+  // Whether the peer has not read all that was sent; false where that cannot be known.
+  virtual bool has_unread() const { return false; }
 };
 
 class Listener {

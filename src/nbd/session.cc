@@ -20,6 +20,9 @@ constexpr size_t kReceiveRoom = 64 * kKiB;
 // From this many missing bytes on, a payload is received straight into its own buffer, in one receive. Below,
 // one more copy is cheaper than a receive that cannot also take the commands behind it.
 constexpr uint32_t kDirectBytes = 32 * kKiB;
+// Larger commands are worth a receive each, and a client that fills its socket with payload waits for that,
+// not for replies.
+constexpr uint32_t kPacedBytes = 16 * kKiB;
 // A payload up to twice the limit is read and thrown away; a client that sends more is not worth it.
 constexpr uint32_t kDrainedPayload = 2 * limits::kNbdRequestBytes;
 // Longest reply header: a chunk with an error and its text.
@@ -55,11 +58,13 @@ Session::Session(const Commons& commons, ExportTable& exports, Host& host, std::
       account_(commons.allowance, [this] { on_room(); }),
       deadline_{{}, this} {
   deadline_.timer.op.done = on_deadline;
+  pause_timer_.op.target = this;
+  pause_timer_.op.done = [](io::Op* op, int) { static_cast<Session*>(op->target)->start_receive(); };
 }
 
 Session::~Session() {
   ASSERT(at_device_ == 0 && !receiving_ && !sending_ && !flush_armed_ && !securing_);
-  ASSERT(!deadline_.timer.armed());
+  ASSERT(!deadline_.timer.armed() && !pause_timer_.armed());
 }
 
 void Session::start() {
@@ -75,14 +80,32 @@ void Session::start() {
 void Session::pump() {
   if (phase_ == Phase::kHandshake) talk();
   if (phase_ == Phase::kServing || phase_ == Phase::kDraining) parse();
-  start_receive();
+  if (phase_ < Phase::kFinishing) arm_flush();
   settle();
+}
+
+// Whether the next receive waits, until start_receive() is called again.
+bool Session::pauses() {
+  if (pause_timer_.armed()) return true;
+  if (std::exchange(paused_, false)) {
+    pace_.note(stream_->has_unread());
+    return false;
+  }
+  const uint32_t commands = std::exchange(taken_, 0);
+  const bool large = std::exchange(taken_large_, false);
+  if (phase_ != Phase::kServing || incoming_ != nullptr || commands == 0 || large) return false;
+  if (pace_.asks(commands)) pace_.note(stream_->has_unread());
+  if (pace_.pause() == Nanos::zero()) return false;
+  paused_ = true;
+  executor_.arm(pause_timer_, executor_.now() + pace_.pause());
+  return true;
 }
 
 void Session::start_receive() {
   if (receiving_ || blocked_ || securing_ || phase_ >= Phase::kFinishing) return;
   // One exchange at a time: the client must wait for our answer before its next option.
   if (phase_ == Phase::kHandshake && sending_) return;
+  if (pauses()) return;
   if (head_ == tail_) head_ = tail_ = 0;
   direct_ = incoming_ != nullptr && !incoming_->refusal && head_ == tail_ && incoming_left_ >= kDirectBytes;
   std::span<std::byte> into;
@@ -206,6 +229,8 @@ void Session::on_room() {
 void Session::begin(const Command& command) {
   if (command.type == kCmdDisc) return finish();
   if (command.type == kCmdWrite && command.length > kDrainedPayload) return die();
+  taken_++;
+  if (command.length > kPacedBytes) taken_large_ = true;
   Slot& slot = take_slot(command);
   slot.refusal = check_command(command, agreement_, agreement_.size);
   if (slot.refusal && phase_ == Phase::kServing) {
@@ -372,14 +397,19 @@ void Session::enqueue(Slot& slot) {
   (reply_head_ == nullptr ? reply_head_ : reply_tail_->after) = &slot;
   reply_tail_ = &slot;
   // While a send is in flight its completion arms the next flush.
-  if (flush_armed_ || sending_) return;
-  flush_armed_ = true;
+  if (!sending_) arm_flush();
+}
+
+void Session::arm_flush() {
+  if (std::exchange(flush_armed_, true)) return;
   executor_.defer(flush_op_);
 }
 
+// All that this turn brought has been begun, and what the device finished at once is answered.
 void Session::on_flush(int) {
   flush_armed_ = false;
   if (phase_ != Phase::kDead && !sending_ && reply_head_ != nullptr) send_replies();
+  start_receive();
   settle();
 }
 
@@ -414,10 +444,7 @@ void Session::on_sent(int result) {
     die();
     return settle();
   }
-  if (reply_head_ != nullptr && !flush_armed_) {
-    flush_armed_ = true;
-    executor_.defer(flush_op_);
-  }
+  if (reply_head_ != nullptr) arm_flush();
   if (blocked_) {
     blocked_ = false;
     return pump();
@@ -461,6 +488,7 @@ void Session::drain() {
 void Session::finish() {
   if (phase_ >= Phase::kFinishing) return;
   phase_ = Phase::kFinishing;
+  executor_.cancel(pause_timer_);
   if (incoming_ != nullptr && !receiving_) release(*std::exchange(incoming_, nullptr));
   account_.leave_queue();
   arm_deadline();
@@ -478,6 +506,7 @@ void Session::drop_if_stalled() {
 void Session::die() {
   if (phase_ == Phase::kDead) return;
   phase_ = Phase::kDead;
+  executor_.cancel(pause_timer_);
   if (incoming_ != nullptr && !receiving_) release(*std::exchange(incoming_, nullptr));
   release_all(std::exchange(reply_head_, nullptr));
   reply_tail_ = nullptr;

@@ -12,13 +12,15 @@
 #include "io/stream.h"
 #include "nbd/allowance.h"
 #include "nbd/handshake.h"
+#include "nbd/receive_pace.h"
 #include "nbd/tls.h"
 
 namespace foreshadow::nbd {
 
 // Runs on one executor. Batches: one receive takes all that has arrived, every whole command in it goes to
 // the device, and all replies of a loop turn leave in one send. While a send is in flight the next batch
-// gathers. A large payload is no batch: it is received by itself, into the buffer the device gets.
+// gathers. A large payload is no batch: it is received by itself, into the buffer the device gets. Replies
+// are sent before the next receive, which waits a little while the client has others to read (ReceivePace).
 //
 // Bounds: limits::kNbdInFlightRequests and kNbdInFlightBytes count from the parsing of a command until its
 // reply has been sent, so a client that does not read stops being read; the bytes of a WRITE only until the
@@ -83,6 +85,7 @@ class Session {
   // Input.
   void pump();
   void start_receive();
+  bool pauses();
   void on_received(int result);
   void talk();
   void secure();
@@ -103,6 +106,7 @@ class Session {
 
   // Output.
   void enqueue(Slot& slot);
+  void arm_flush();
   void on_flush(int result);
   void send_replies();
   void on_sent(int result);
@@ -144,6 +148,11 @@ class Session {
   bool large_writes_ = false;   // the last command was a WRITE whose payload is received directly
   bool receiving_ = false;
   bool blocked_ = false;  // parsing waits for replies to be sent
+  ReceivePace pace_;
+  io::Timer pause_timer_;
+  uint32_t taken_ = 0;        // commands since the receive before
+  bool taken_large_ = false;  // one of them was large
+  bool paused_ = false;       // the next receive has had its pause
 
   std::vector<std::unique_ptr<Slot>> slots_;
   Slot* free_ = nullptr;
@@ -157,8 +166,8 @@ class Session {
   Slot* sending_list_ = nullptr;
   std::vector<iovec> parts_;
   bool sending_ = false;
-  bool flush_armed_ = false;
-  bool securing_ = false;  // TLS's own handshake is under way
+  bool flush_armed_ = false;  // on_flush() comes, in this turn: it sends and receives
+  bool securing_ = false;     // TLS's own handshake is under way
   bool said_end_ = false;
   bool ending_ = false;
 
