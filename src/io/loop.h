@@ -25,8 +25,7 @@ class Loop : public Executor {
 };
 
 // The directory at `path`, which must exist. Files are opened with O_DIRECT where the file system has it and
-// is not in memory; on tmpfs the loop itself copies, by pread and pwrite, which is cheaper there than any
-// queue.
+// is not in memory; on tmpfs the loop itself copies, which is cheaper there than any queue.
 Result<std::unique_ptr<Directory>> open_directory(Loop& loop, const std::string& path);
 
 }  // namespace foreshadow::io

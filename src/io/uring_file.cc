@@ -26,6 +26,9 @@ enum Direction : uint8_t { kRead, kWrite, kWriteDurable };
 // one, the journal's above all, does not wait behind it.
 constexpr uint32_t kWrittenAtOnce = 16 * 1024;
 
+// In memory, more than this is copied by the kernel, which needs no page fault for it.
+constexpr uint32_t kMappedAtOnce = 16 * 1024;
+
 // Past the end of a file of fixed size there is nothing to read and nothing to be written.
 constexpr int kPastEnd = -EIO;
 
@@ -96,6 +99,10 @@ void UringFile::start_transfer(Op& op, uint8_t direction, uint64_t offset, std::
   op.length = static_cast<uint32_t>(length);
   op.progress = 0;
   if (access_.in_memory) {
+    if (op.length <= kMappedAtOnce && copied(op)) {
+      loop_.finish_soon(op, 0);
+      return;
+    }
     uint32_t all = op.length;
     if (direction != kWrite || op.length <= kWrittenAtOnce) {
       loop_.finish_soon(op, advance(op, all).value());
@@ -134,6 +141,18 @@ void UringFile::completed(Op& op, int result) {
     ASSERT(op.progress < op.length);
     submit_rest(op);
   }
+}
+
+// Does all of a transfer in memory through the mapping, if it can.
+bool UringFile::copied(const Op& op) {
+  const uint64_t size = size_;
+  if (size != mapped_size_) {
+    mapped_ = MappedFile(fd_.get(), size, writable_);
+    mapped_size_ = size;
+  }
+  if (!mapped_.covers(op.offset, op.length)) return false;
+  if (op.flags == kRead) return mapped_.read(op.offset, {op.data, op.length});
+  return mapped_.write(op.offset, {op.data, op.length});
 }
 
 std::optional<int> UringFile::advance(Op& op, uint32_t& share) {

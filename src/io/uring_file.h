@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "io/file.h"
+#include "io/mapped_file.h"
 #include "io/unique_fd.h"
 #include "io/uring_loop.h"
 
@@ -15,7 +16,7 @@ namespace foreshadow::io {
 
 // How a file system wants to be talked to.
 struct FileAccess {
-  bool in_memory = false;  // tmpfs, ramfs: I/O is done on the loop's thread, by pread and pwrite
+  bool in_memory = false;  // tmpfs, ramfs: I/O is done on the loop's thread
   bool direct = false;     // opened with O_DIRECT
   uint32_t alignment = 1;  // of offsets, lengths and memory
 };
@@ -25,7 +26,8 @@ struct FileAccess {
 //
 // On a disk every call becomes one submission to the ring; what a short transfer left over is submitted
 // again. In memory the ring would only pass the call to a kernel thread, so the loop copies itself: a large
-// write a share each turn, all else inside the call. The completion is posted.
+// write a share each turn, all else inside the call, and what is small by way of a mapping. The completion is
+// posted.
 class UringFile final : public File, private Endpoint {
  public:
   UringFile(UringLoop& loop, UniqueFd fd, uint64_t size, FileAccess access, Directory::Mode mode);
@@ -46,12 +48,15 @@ class UringFile final : public File, private Endpoint {
   void start_transfer(Op& op, uint8_t direction, uint64_t offset, std::byte* data, size_t length);
   void submit_rest(Op& op);
   std::optional<int> advance(Op& op, uint32_t& share) override;
+  bool copied(const Op& op);
 
   UringLoop& loop_;
   UniqueFd fd_;
   std::atomic<uint64_t> size_;  // resize() comes from another thread
   const FileAccess access_;
   const bool writable_;
+  MappedFile mapped_;         // in memory only
+  uint64_t mapped_size_ = 0;  // the size it was last made for
 };
 
 // Finds out how to talk to `fd`, a regular file that was opened without O_DIRECT, and switches O_DIRECT on

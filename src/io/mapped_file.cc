@@ -1,0 +1,82 @@
+#include "io/mapped_file.h"
+
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <atomic>
+#include <csetjmp>
+#include <csignal>
+#include <cstddef>
+#include <cstring>
+
+#include "base/assert.h"
+
+namespace foreshadow::io {
+namespace {
+
+// Where the running copy of this thread goes on if its memory is gone.
+thread_local sigjmp_buf* escape = nullptr;
+struct sigaction handler_before;
+
+void on_bus_error(int, siginfo_t*, void*) {
+  if (escape != nullptr) siglongjmp(*escape, 1);
+  // Not ours: the instruction runs again, under whoever was here before.
+  ::sigaction(SIGBUS, &handler_before, nullptr);
+}
+
+bool install_handler() {
+  struct sigaction action{};
+  action.sa_sigaction = on_bus_error;
+  // NODEFER: a jump out of the handler leaves the signal unblocked, without a system call for each copy.
+  action.sa_flags = SA_SIGINFO | SA_NODEFER;
+  return ::sigaction(SIGBUS, &action, &handler_before) == 0;
+}
+
+// Nothing in here has a destructor that a jump could pass over.
+bool guarded_copy(std::byte* to, const std::byte* from, size_t bytes) {
+  sigjmp_buf here;
+  if (sigsetjmp(here, 0) != 0) {
+    escape = nullptr;
+    return false;
+  }
+  escape = &here;
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  std::memcpy(to, from, bytes);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  escape = nullptr;
+  return true;
+}
+
+}  // namespace
+
+MappedFile::MappedFile(int fd, uint64_t size, bool writable) {
+  static const bool handled = install_handler();
+  struct stat facts{};
+  if (!handled || size == 0 || ::fstat(fd, &facts) != 0) return;
+  constexpr uint64_t kStatBlock = 512;
+  if (static_cast<uint64_t>(facts.st_blocks) * kStatBlock < size) return;
+  void* data = ::mmap(nullptr, size, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
+  if (data == MAP_FAILED) return;
+  data_ = static_cast<std::byte*>(data);
+  size_ = size;
+}
+
+MappedFile::~MappedFile() {
+  if (data_ != nullptr) ::munmap(data_, size_);
+}
+
+bool MappedFile::read(uint64_t offset, std::span<std::byte> into) const {
+  ASSERT(covers(offset, into.size()));
+  return guarded_copy(into.data(), data_ + offset, into.size());
+}
+
+bool MappedFile::write(uint64_t offset, std::span<const std::byte> from) {
+  ASSERT(covers(offset, from.size()));
+  // A page that is read first is mapped together with its neighbours, for writing as well; a write would take
+  // a fault for each.
+  std::byte first;
+  if (!guarded_copy(&first, data_ + offset, 1)) return false;
+  return guarded_copy(data_ + offset, from.data(), from.size());
+}
+
+}  // namespace foreshadow::io
