@@ -57,6 +57,13 @@ class RawDevice final : public block::BlockDevice {
     executor_.post(transfer);
   }
 
+  bool read_now(uint64_t offset, std::span<std::byte> data) override {
+    return file_->read_now(offset, data);
+  }
+  bool write_now(uint64_t offset, std::span<const std::byte> data) override {
+    return file_->write_now(offset, data);
+  }
+
   std::vector<block::Extent> extents(uint64_t, uint64_t length, size_t) const override {
     return {{length, false}};
   }

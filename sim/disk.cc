@@ -92,6 +92,13 @@ class DiskFile final : public io::File {
     start(op, Disk::kWriteDurable, offset, const_cast<std::byte*>(from.data()), from.size());
   }
   void sync(io::Op& op) override { start(op, Disk::kSync, 0, nullptr, 0); }
+  bool read_now(uint64_t offset, std::span<std::byte> into) override {
+    return disk_.transfer_now(Disk::kRead, generation_, offset, into.data(), into.size());
+  }
+  bool write_now(uint64_t offset, std::span<const std::byte> from) override {
+    return disk_.transfer_now(Disk::kWrite, generation_, offset, const_cast<std::byte*>(from.data()),
+                              from.size());
+  }
   uint64_t size() const override { return disk_.size(); }
   uint32_t alignment() const override { return disk_.alignment(); }
   Status resize(uint64_t bytes) override {
@@ -162,6 +169,18 @@ void Disk::submit(io::Op& op, Kind kind, uint64_t offset, std::byte* data, size_
   }
   const uint64_t call = counts_.reads + counts_.writes + counts_.syncs + 1;
   scheduler_.start(op, *this, call == faults.slow_at ? faults.slow_by : Nanos(0));
+}
+
+bool Disk::transfer_now(Kind kind, uint32_t generation, uint64_t offset, std::byte* data, size_t length) {
+  ASSERT(offset % alignment_ == 0 && length % alignment_ == 0 && offset <= size_ && length <= size_ - offset);
+  if (!at_once || rng_.below(4) == 0) return false;
+  io::Op op;
+  op.kind = kind;
+  op.data = data;
+  op.length = static_cast<uint32_t>(length);
+  op.offset = offset;
+  op.progress = generation;
+  return finish(op) == 0;
 }
 
 int Disk::finish(io::Op& op) {

@@ -109,6 +109,9 @@ class Disk final : public Device {
   void flip_bits(uint64_t offset, std::byte mask);  // rot: in cache and on the platter
   Faults faults;
   CallFault* shared = nullptr;  // not owned
+  // Some reads and writes are done inside the call, as by a file in memory: completed like any other, and as
+  // volatile.
+  bool at_once = false;
   const DiskCounts& counts() const { return counts_; }
   // Whether a sync has failed since that time, and whoever issued it has been told.
   bool told_of_failed_sync(uint64_t failed_before) const {
@@ -141,6 +144,7 @@ class Disk final : public Device {
   void submit(io::Op& op, Kind kind, uint64_t offset, std::byte* data, size_t length);
   // The errno with which a call of this kind fails now, or 0. `at` and `count` are of the disk's own faults.
   int error_now(CallFault::Kind kind, uint64_t at, uint64_t count);
+  bool transfer_now(Kind kind, uint32_t generation, uint64_t offset, std::byte* data, size_t length);
   int finish_read(io::Op& op);
   int finish_write(io::Op& op);
   int finish_sync(io::Op& op);

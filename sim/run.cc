@@ -61,6 +61,7 @@ class Run {
       world_.primary.disk = std::make_unique<Disk>(
           world_.scheduler, world_.rng, backing_bytes(swarm, swarm.primary_clusters, true), swarm.alignment);
       world_.primary.disk->shared = &world_.call_fault;
+      world_.primary.disk->at_once = swarm.at_once;
       const auto file = world_.primary.disk->open();
       std::optional<Status> formatted;
       crash_at_ = crash ? world_.scheduler.steps() + world_.rng.below(40) : UINT64_MAX;

@@ -119,6 +119,7 @@ Swarm draw_swarm(Rng& rng, bool faults) {
   }
   out.clean_percent = static_cast<uint32_t>(rng.below(30));
   out.faults = faults;
+  out.at_once = rng.chance(1, 3);
   return out;
 }
 

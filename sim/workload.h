@@ -59,6 +59,7 @@ class Workload {
   Slot& free_slot();
   void draw_range(uint64_t& offset, uint64_t& length);
   void submit(Slot& slot);
+  bool done_at_once(Slot& slot);
   uint64_t start_read_back(uint64_t at);
   void on_done(Slot& slot, Code code);
   void judge(Slot& slot, Code code);

@@ -58,6 +58,11 @@ class BlockDevice {
   virtual DeviceInfo info() const = 0;
   // Takes the request. Ranges past the end complete with kNoSpace (writes) or kInvalidArgument (the rest).
   virtual void submit(Request& request) = 0;
+  // A read or a write, done inside the call where nothing has to be waited for: no queue, no lock, no disk. A
+  // write done so is durable with the next flush. `data` may lie anywhere in memory. False: not here or not
+  // now; what `data` or the range hold then is open, until submit() has done the same.
+  virtual bool read_now(uint64_t /*offset*/, std::span<std::byte> /*data*/) { return false; }
+  virtual bool write_now(uint64_t /*offset*/, std::span<const std::byte> /*data*/) { return false; }
   // Allocation status from `offset`, `offset + length <= size`: at most `max_extents` runs, coalesced,
   // covering a prefix of the range (all of it when max_extents allows), never more.
   virtual std::vector<Extent> extents(uint64_t offset, uint64_t length, size_t max_extents) const = 0;

@@ -27,6 +27,10 @@ class File {
   virtual void write(Op& op, uint64_t offset, std::span<const std::byte> from) = 0;
   virtual void write_durable(Op& op, uint64_t offset, std::span<const std::byte> from) = 0;
   virtual void sync(Op& op) = 0;
+  // read() and write() done inside the call, for a file where that takes no waiting; memory may lie anywhere.
+  // False: not here or not now, and a part may have been transferred; start the ordinary call.
+  virtual bool read_now(uint64_t /*offset*/, std::span<std::byte> /*into*/) { return false; }
+  virtual bool write_now(uint64_t /*offset*/, std::span<const std::byte> /*from*/) { return false; }
   virtual uint64_t size() const = 0;
   virtual uint32_t alignment() const = 0;  // 1 to 4096
   // Blocks: through Executor::offload. Nothing may be in flight past the smaller of both sizes. Growing

@@ -99,7 +99,8 @@ void UringFile::start_transfer(Op& op, uint8_t direction, uint64_t offset, std::
   op.length = static_cast<uint32_t>(length);
   op.progress = 0;
   if (access_.in_memory) {
-    if (op.length <= kMappedAtOnce && copied(op)) {
+    const std::span<std::byte> memory(data, length);
+    if (direction == kRead ? read_now(offset, memory) : write_now(offset, memory)) {
       loop_.finish_soon(op, 0);
       return;
     }
@@ -143,16 +144,23 @@ void UringFile::completed(Op& op, int result) {
   }
 }
 
-// Does all of a transfer in memory through the mapping, if it can.
-bool UringFile::copied(const Op& op) {
+// Whether a transfer can go through the mapping, which follows the file's size.
+bool UringFile::maps(uint64_t offset, uint64_t length) {
+  if (!access_.in_memory || length > kMappedAtOnce) return false;
   const uint64_t size = size_;
   if (size != mapped_size_) {
     mapped_ = MappedFile(fd_.get(), size, writable_);
     mapped_size_ = size;
   }
-  if (!mapped_.covers(op.offset, op.length)) return false;
-  if (op.flags == kRead) return mapped_.read(op.offset, {op.data, op.length});
-  return mapped_.write(op.offset, {op.data, op.length});
+  return mapped_.covers(offset, length);
+}
+
+bool UringFile::read_now(uint64_t offset, std::span<std::byte> into) {
+  return maps(offset, into.size()) && mapped_.read(offset, into);
+}
+
+bool UringFile::write_now(uint64_t offset, std::span<const std::byte> from) {
+  return writable_ && maps(offset, from.size()) && mapped_.write(offset, from);
 }
 
 std::optional<int> UringFile::advance(Op& op, uint32_t& share) {

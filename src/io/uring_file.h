@@ -37,6 +37,8 @@ class UringFile final : public File, private Endpoint {
   void write(Op& op, uint64_t offset, std::span<const std::byte> from) override;
   void write_durable(Op& op, uint64_t offset, std::span<const std::byte> from) override;
   void sync(Op& op) override;
+  bool read_now(uint64_t offset, std::span<std::byte> into) override;
+  bool write_now(uint64_t offset, std::span<const std::byte> from) override;
   uint64_t size() const override { return size_.load(std::memory_order_relaxed); }
   Status resize(uint64_t bytes) override;
   uint32_t alignment() const override { return access_.alignment; }
@@ -48,7 +50,7 @@ class UringFile final : public File, private Endpoint {
   void start_transfer(Op& op, uint8_t direction, uint64_t offset, std::byte* data, size_t length);
   void submit_rest(Op& op);
   std::optional<int> advance(Op& op, uint32_t& share) override;
-  bool copied(const Op& op);
+  bool maps(uint64_t offset, uint64_t length);
 
   UringLoop& loop_;
   UniqueFd fd_;

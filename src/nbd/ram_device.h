@@ -37,10 +37,12 @@ class RamDevice final : public block::BlockDevice {
   bool hold = false;           // keep completions until release()
   bool newest_first = false;   // complete in the opposite order
   Code fail_with = Code::kOk;  // every request fails with this
+  bool at_once = false;        // read_now() and write_now() do what they are asked
   // Counters.
   uint64_t flushes = 0;
   uint64_t durable_requests = 0;  // with FUA
   uint64_t submitted = 0;
+  uint64_t done_at_once = 0;
   uint64_t unflushed_writes = 0;  // completed since the last flush
   uint64_t misaligned = 0;        // requests whose memory a disk would not take
 
@@ -68,6 +70,20 @@ class RamDevice final : public block::BlockDevice {
       tail_ = &request;
     }
     post();
+  }
+
+  bool read_now(uint64_t offset, std::span<std::byte> data) override {
+    if (!at_once) return false;
+    done_at_once++;
+    std::memcpy(data.data(), bytes_.get() + offset, data.size());
+    return true;
+  }
+  bool write_now(uint64_t offset, std::span<const std::byte> data) override {
+    if (!at_once) return false;
+    done_at_once++;
+    std::memcpy(bytes_.get() + offset, data.data(), data.size());
+    mark(align_down(offset, kBlock), align_up(offset + data.size(), kBlock), 1);
+    return true;
   }
 
   std::vector<block::Extent> extents(uint64_t offset, uint64_t length, size_t max_extents) const override {

@@ -247,10 +247,23 @@ void Session::begin(const Command& command) {
   }
   // A payload comes in any case; that of a refused command is skipped, so that the next command is found
   // behind it.
-  if (!slot.refusal) attach_buffer(slot, command.length);
   large_writes_ = command.length >= kDirectBytes;
+  if (write_at_once(slot)) return;
+  if (!slot.refusal) attach_buffer(slot, command.length);
   incoming_ = &slot;
   incoming_left_ = command.length;
+}
+
+// A payload that is here as a whole, for a device that wants no more than to look at it.
+bool Session::write_at_once(Slot& slot) {
+  const Command& command = slot.command;
+  if (slot.refusal || phase_ != Phase::kServing || (command.flags & kCmdFlagFua) != 0) return false;
+  if (tail_ - head_ < command.length) return false;
+  const ByteView payload(receive_buffer_.data() + head_, command.length);
+  if (!agreement_.device->write_now(command.offset, payload)) return false;
+  head_ += command.length;
+  reply_success(slot);
+  return true;
 }
 
 void Session::take_payload() {
@@ -276,6 +289,8 @@ void Session::perform(Slot& slot) {
   switch (command.type) {
     case kCmdRead:
       attach_buffer(slot, command.length);
+      slot.read_all_zero = false;
+      if (agreement_.device->read_now(command.offset, slot.data)) return reply_success(slot);
       return submit(slot, block::OpKind::kRead);
     case kCmdWrite:
       return submit(slot, block::OpKind::kWrite);
@@ -300,7 +315,6 @@ void Session::submit(Slot& slot, block::OpKind kind) {
   slot.fast_zero = (command.flags & kCmdFlagFastZero) != 0;
   slot.offset = command.offset;
   slot.length = command.length;
-  slot.read_all_zero = false;
   slot.done = [](block::Request* request, Code code) {
     auto* done = static_cast<Slot*>(request);
     done->session->on_device_done(*done, code);

@@ -94,6 +94,7 @@ class Session {
   bool has_room(const Command& command);
   void on_room();
   void begin(const Command& command);
+  bool write_at_once(Slot& slot);
   void take_payload();
 
   // Commands.

@@ -489,12 +489,17 @@ TEST(NbdSession, OldSessionsReachTheGrownPartOfADevice) {
   EXPECT_EQ(client.read(1 << 20, 512), pattern(512, 1));
 }
 
+// With a device that does everything inside the call, with one that does nothing so, and with one that
+// changes.
 TEST(NbdSession, MixedLoadKeepsEveryByteInItsPlace) {
   TestServer server(8 * kMiB);
   Bytes shadow(8 * kMiB);
   TestClient client = server.client();
   SeededRng rng(11);
-  for (int i = 0; i < 400; i++) {
+  for (int i = 0; i < 1200; i++) {
+    if (i % 400 == 0) server.on_loop([&] { server.device().at_once = i == 400; });
+    if (i >= 800 && rng.chance(1, 2))
+      server.on_loop([&] { server.device().at_once = !server.device().at_once; });
     const auto length = static_cast<uint32_t>(1 + rng.below(rng.chance(1, 8) ? 1 << 20 : 20000));
     const uint64_t offset = rng.below(shadow.size() - length);
     const auto place = std::span(shadow).subspan(offset, length);
@@ -509,6 +514,21 @@ TEST(NbdSession, MixedLoadKeepsEveryByteInItsPlace) {
       ASSERT_EQ(client.read(offset, length), Bytes(place.begin(), place.end()));
     }
   }
+  server.on_loop([&] { EXPECT_GT(server.device().done_at_once, 100u); });
+}
+
+TEST(NbdSession, AWriteThatMustBeDurableIsNeverDoneAtOnce) {
+  TestServer server;
+  server.on_loop([&] { server.device().at_once = true; });
+  TestClient client = server.client();
+  const Bytes data = pattern(4096, 3);
+  client.command({kCmdFlagFua, kCmdWrite, 1, 0, 4096}, data);
+  ASSERT_EQ(client.reply()->error, 0u);
+  server.on_loop([&] {
+    EXPECT_EQ(server.device().durable_requests, 1u);
+    EXPECT_EQ(server.device().done_at_once, 0u);
+  });
+  EXPECT_EQ(client.read(0, 4096), data);
 }
 
 }  // namespace

@@ -273,25 +273,29 @@ void Engine::on_posted(IoTask& task) {
   durable_or_finish(task);
 }
 
+// One read or write that has ended.
+void Engine::count(block::OpKind kind, uint64_t offset, uint64_t length, uint64_t latency_us) {
+  if (kind == block::OpKind::kRead) {
+    ++stats_.read_ops;
+    stats_.read_bytes += length;
+    stats_.read_latency_us.add(latency_us);
+  } else {
+    ++stats_.write_ops;
+    stats_.write_bytes += length;
+    stats_.write_latency_us.add(latency_us);
+  }
+  stats_.block_size.add(length);
+  stats_.sequential_ops += offset == sequential_next_ ? 1 : 0;
+  sequential_next_ = offset + length;
+}
+
 void Engine::finish(IoTask& task, Code code) {
   ASSERT(task.nodes.empty() && task.pending == 0);
   block::Request& request = *task.request;
   const auto latency = static_cast<uint64_t>(
       std::chrono::duration_cast<std::chrono::microseconds>(executor_.now() - request.submitted_at).count());
-  if (request.kind == block::OpKind::kRead) {
-    ++stats_.read_ops;
-    stats_.read_bytes += request.length;
-    stats_.read_latency_us.add(latency);
-  } else if (request.kind == block::OpKind::kWrite) {
-    ++stats_.write_ops;
-    stats_.write_bytes += request.length;
-    stats_.write_latency_us.add(latency);
-  }
-  if (request.kind == block::OpKind::kRead || request.kind == block::OpKind::kWrite) {
-    stats_.block_size.add(request.length);
-    stats_.sequential_ops += request.offset == sequential_next_ ? 1 : 0;
-    sequential_next_ = request.offset + request.length;
-  }
+  if (request.kind == block::OpKind::kRead || request.kind == block::OpKind::kWrite)
+    count(request.kind, request.offset, request.length, latency);
   if (job_.kind != JobKind::kNone && request.kind != block::OpKind::kFlush)
     pacer_.on_foreground(executor_.now(), latency);
   if (code != Code::kOk && request.kind != block::OpKind::kRead && code != Code::kShutdown)

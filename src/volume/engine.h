@@ -29,6 +29,8 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
 
   block::DeviceInfo info() const override;
   void submit(block::Request& request) override;
+  bool read_now(uint64_t offset, std::span<std::byte> data) override;
+  bool write_now(uint64_t offset, std::span<const std::byte> data) override;
   std::vector<block::Extent> extents(uint64_t offset, uint64_t length, size_t max_extents) const override;
 
   const Uuid& id() const override { return label_.volume; }
@@ -76,6 +78,14 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   void on_unpacked(IoTask& task, Code code);
   bool zero_squeezed(IoTask& task, const LockNode& node);
   uint16_t bits_of(Lcn lcn, uint64_t begin, uint64_t end) const;
+
+  // What is done inside the call (engine_now.cc).
+  struct Plain {
+    Segment* segment = nullptr;
+    uint64_t at = 0;  // in the segment's file
+  };
+  Plain find_plain(uint64_t offset, uint64_t length);
+  void count(block::OpKind kind, uint64_t offset, uint64_t length, uint64_t latency_us);
 
   // Reads (engine_read.cc).
   void start_read(IoTask& task);

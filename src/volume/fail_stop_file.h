@@ -39,6 +39,12 @@ class FailStopFile final : public io::File {
     waiting_ = &op;
     if (running_ == nullptr) start();
   }
+  bool read_now(uint64_t offset, std::span<std::byte> into) override {
+    return inner_->read_now(offset, into);
+  }
+  bool write_now(uint64_t offset, std::span<const std::byte> from) override {
+    return inner_->write_now(offset, from);
+  }
   uint64_t size() const override { return inner_->size(); }
   uint32_t alignment() const override { return inner_->alignment(); }
   Status resize(uint64_t bytes) override { return inner_->resize(bytes); }

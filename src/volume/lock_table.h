@@ -51,6 +51,13 @@ class LockTable {
   bool acquire(LockOwner& owner);
   // Gives up everything; may call `granted` of others.
   void release(LockOwner& owner);
+  // Whether somebody has, or waits to have, one of these sub-blocks alone.
+  bool has_exclusive(Lcn lcn, uint16_t mask) {
+    for (const LockNode* node = bucket(lcn).first; node != nullptr; node = node->next) {
+      if (node->lcn == lcn && (node->exclusive & mask) != 0) return true;
+    }
+    return false;
+  }
   // The sub-blocks of that cluster which some request writes, or waits to write.
   uint16_t being_written(Lcn lcn);
 

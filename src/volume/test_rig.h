@@ -20,8 +20,9 @@ namespace foreshadow::volume {
 
 class Rig {
  public:
-  Rig() : loop_(*io::Loop::create()) {
-    std::string pattern = (std::filesystem::temp_directory_path() / "foreshadow-volume-XXXXXX").string();
+  Rig() : Rig(std::filesystem::temp_directory_path()) {}
+  explicit Rig(const std::filesystem::path& below) : loop_(*io::Loop::create()) {
+    std::string pattern = (below / "foreshadow-volume-XXXXXX").string();
     directory_ = ::mkdtemp(pattern.data());
     pool_ = *block::FilePool::open(*Name::parse("default"), *io::open_directory(*loop_, directory_), 0);
     id_ = Uuid::random(rng_);

@@ -1,0 +1,56 @@
+// The short way: reads and overwrites of a few blocks that lie plainly in one place, on a file that does them
+// inside the call. No task, no lock, no plan, no completion: nothing can come between, for one thread does
+// all of it.
+//
+// It does nothing that the long way would not do, and leaves to the long way whatever needs more than a copy.
+// What is added to the engine is safe as long as find_plain() refuses the clusters it concerns.
+#include "volume/engine.h"
+
+namespace foreshadow::volume {
+namespace {
+
+// All of them lie in the first place, as they were written. (Squeezed bytes are decoded first.)
+bool is_plain(const extent::Mapping& mapping, uint16_t bits) {
+  return mapping.pack_a.is_raw() && (mapping.mask_a & bits) == bits;
+}
+
+}  // namespace
+
+// Where [offset, offset + length) lies, if it is whole sub-blocks of one cluster, all mapped in one place,
+// and nobody has or awaits any of them for itself: not a read-modify-write, nor what may take the cluster
+// away.
+Engine::Plain Engine::find_plain(uint64_t offset, uint64_t length) {
+  const uint64_t cluster = geometry_.cluster();
+  const uint64_t within = offset & (cluster - 1);
+  if (closing_ || length == 0 || length > cluster - within) return {};
+  if (offset > size_ || length > size_ - offset) return {};
+  if (((offset | length) & (geometry_.sub_block() - 1)) != 0) return {};
+  const Lcn lcn(static_cast<uint32_t>(offset >> geometry_.cluster_bits()));
+  const extent::Mapping mapping = map_.get(lcn);
+  const auto first = static_cast<uint32_t>(within >> geometry_.sub_block_bits);
+  const auto last = static_cast<uint32_t>((within + length) >> geometry_.sub_block_bits);
+  const auto bits = static_cast<uint16_t>((1u << last) - (1u << first));
+  if (!is_plain(mapping, bits) || locks_.has_exclusive(lcn, bits)) return {};
+  Segment& segment = segments_.of(mapping.a);
+  return {&segment, segment.data_offset(mapping.a, geometry_) + within};
+}
+
+bool Engine::read_now(uint64_t offset, std::span<std::byte> data) {
+  const Plain plain = find_plain(offset, data.size());
+  if (plain.segment == nullptr || !plain.segment->file->read_now(plain.at, data)) return false;
+  count(block::OpKind::kRead, offset, data.size(), 0);
+  return true;
+}
+
+// Never a first touch, so there is nothing to record; durable with the sync of the next commit, as any
+// overwrite. A volume that may move what is overwritten, or is moving something, plans each write.
+bool Engine::write_now(uint64_t offset, std::span<const std::byte> data) {
+  if (redirect_ != Redirect::kAllocating || !moves_.empty() || committer_.poisoned()) return false;
+  const Plain plain = find_plain(offset, data.size());
+  if (plain.segment == nullptr || !plain.segment->file->write_now(plain.at, data)) return false;
+  plain.segment->unsynced = true;
+  count(block::OpKind::kWrite, offset, data.size(), 0);
+  return true;
+}
+
+}  // namespace foreshadow::volume
