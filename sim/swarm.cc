@@ -74,6 +74,7 @@ Swarm draw_swarm(Rng& rng, bool faults) {
   out.create.head_room = static_cast<uint32_t>(between_log(rng, 1, 16));
   out.create.redirect = rng.chance(1, 2) ? volume::Redirect::kAllocating : volume::Redirect::kAll;
   out.create.name = "simulated";
+  out.create.checksums = rng.chance(1, 2);
 
   out.queue_depth = static_cast<uint32_t>(between_log(rng, 1, 16));
   if (wide) out.queue_depth = static_cast<uint32_t>(between(rng, 16, 64));
@@ -130,7 +131,9 @@ uint64_t backing_bytes(const Swarm& swarm, uint32_t clusters, bool primary) {
     head += extent::kSuperCopies * extent::kSuperBytes + uint64_t{swarm.journal_blocks} * extent::kMetaBlock;
     described *= swarm.create.head_room;
   }
-  head += div_up(described, extent::kTableEntries) * extent::kTableSlots * extent::kMetaBlock;
+  uint64_t pages = div_up(described, extent::kTableEntries);
+  if (swarm.create.checksums) pages += div_up(described, extent::kChecksumClusters);
+  head += pages * extent::kTableSlots * extent::kMetaBlock;
   const uint64_t cluster = swarm.create.geometry.cluster();
   return align_up(head, std::max<uint64_t>(cluster, extent::kMetaBlock)) + clusters * cluster;
 }

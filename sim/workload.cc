@@ -17,7 +17,8 @@ constexpr const char* kKindNames[] = {"read", "write", "zero", "trim", "flush"};
 io::Task<Status> format_and_attach(volume::Volume& volume, Backing& shadow, extent::Geometry geometry) {
   if (!shadow.formatted) {
     const std::unique_ptr<io::File> file = shadow.disk->open();
-    auto formatted = co_await volume::Volume::format_shadow(*file, volume.id(), shadow.uuid, geometry);
+    auto formatted =
+        co_await volume::Volume::format_shadow(*file, volume.id(), shadow.uuid, geometry, volume.checksums());
     if (!formatted) co_return formatted;
     shadow.formatted = true;
   }

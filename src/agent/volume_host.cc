@@ -81,7 +81,8 @@ io::Task<Status> VolumeHost::grant_shadow(Uuid segment, std::string pool, uint64
 }
 
 io::Task<Status> VolumeHost::attach(Uuid segment, std::unique_ptr<io::File> file) {
-  const Status formatted = co_await volume::Volume::format_shadow(*file, id(), segment, volume_->geometry());
+  const Status formatted =
+      co_await volume::Volume::format_shadow(*file, id(), segment, volume_->geometry(), volume_->checksums());
   if (!formatted) co_return formatted;
   volume::SegmentFile opened{segment, std::move(file)};
   const Status attached = co_await volume_->attach_shadow(std::move(opened));
@@ -176,6 +177,14 @@ void VolumeHost::on_read_only(const std::string& reason) {
 void VolumeHost::on_damaged(const std::string& what) {
   constexpr uint64_t kNamed = 100;
   if (++damaged_ <= kNamed) log::error("volume {}: {}", name(), what);
+}
+
+void VolumeHost::on_corrupt_data(const volume::CorruptData& where) {
+  const std::string what = fmt::format(
+      "segment {} at offset {}: the data of cluster {} is not what was written; the read failed instead",
+      where.segment.v, where.offset, where.cluster.v);
+  log::error("volume {}: {}", name(), what);
+  tell(v1::VolumeEvent::KIND_CORRUPT_DATA, where.segment.v, what);
 }
 
 void VolumeHost::tell(v1::VolumeEvent::Kind kind, uint32_t segment, std::string message) {

@@ -56,6 +56,7 @@ class VolumeHost final : private volume::Listener {
   void on_hold_ended() override;
   void on_read_only(const std::string& reason) override;
   void on_damaged(const std::string& what) override;
+  void on_corrupt_data(const volume::CorruptData& where) override;
   void tell(v1::VolumeEvent::Kind kind, uint32_t segment, std::string message);
   void tell_if_shadow_needed();
 

@@ -33,6 +33,7 @@ struct IoStats {
   uint64_t held_now = 0;
   uint64_t hold_us_max = 0;
   uint64_t redirects_to_warm = 0;
+  uint64_t checksum_errors = 0;  // sub-blocks read that were not what was written
   uint32_t queue_depth = 0;
   uint32_t queue_depth_max = 0;
   Log2Histogram block_size;  // bytes

@@ -13,6 +13,7 @@ io::Task<CheckReport> check_segments(std::vector<io::File*> files) {
   report.findings = volume.blemishes;
   report.journal_records = volume.journal_records;
   report.table_pages = volume.table_pages;
+  report.checksum_pages = volume.checksum_pages;
   report.clusters_mapped = volume.map.mapped_clusters();
   uint64_t taken = 0;
   for (const RecoveredSegment& segment : volume.segments) {

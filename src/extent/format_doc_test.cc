@@ -7,6 +7,7 @@
 #include <sstream>
 #include <string>
 
+#include "extent/checksum_page.h"
 #include "extent/container.h"
 #include "extent/journal.h"
 #include "extent/label.h"
@@ -108,6 +109,17 @@ TEST(FormatPage, TableExampleDecodes) {
   ASSERT_TRUE(page->has_value());
   EXPECT_EQ((*page)->page.entries[0], (TableEntry{Lcn(5), 0x00ff, 0, {}}));
   EXPECT_EQ((*page)->page.entries[1], kContainer);
+}
+
+TEST(FormatPage, ChecksumExampleDecodes) {
+  const auto all = examples();
+  ASSERT_TRUE(all.contains("checksums"));
+  auto page = decode_checksum_page(all.at("checksums"), kVolume, kPrimary, 0, Pcn(kGranuleClusters));
+  ASSERT_TRUE(page) << page.error().message;
+  ASSERT_TRUE(page->has_value());
+  const std::vector<std::byte> sub_block(4096, std::byte{0x2a});
+  EXPECT_EQ((*page)->page.values[0], data_checksum(sub_block));
+  EXPECT_EQ((*page)->page.values[1], kUnknownChecksum);
 }
 
 }  // namespace

@@ -8,8 +8,8 @@
 
 namespace foreshadow::extent {
 
-Result<Layout> make_layout(uint64_t bytes, Geometry geometry, uint32_t journal_blocks,
-                           uint32_t clusters_max) {
+Result<Layout> make_layout(uint64_t bytes, Geometry geometry, uint32_t journal_blocks, uint32_t clusters_max,
+                           bool checksums) {
   Layout out;
   uint64_t head = uint64_t{kLabelCopies} * kMetaBlock;
   if (journal_blocks > 0) {
@@ -26,7 +26,8 @@ Result<Layout> make_layout(uint64_t bytes, Geometry geometry, uint32_t journal_b
   for (; clusters > 0; --clusters) {
     const uint64_t described = std::max<uint64_t>(clusters, clusters_max);
     const uint64_t pages = div_up(described, kTableEntries);
-    const uint64_t data = align_up(head + pages * kTableSlots * kMetaBlock, unit);
+    const uint64_t checksum_pages = checksums ? div_up(described, kChecksumClusters) : 0;
+    const uint64_t data = align_up(head + (pages + checksum_pages) * kTableSlots * kMetaBlock, unit);
     if (data + clusters * cluster > bytes) {
       // Step down by what is missing, not one by one.
       const uint64_t excess = div_up(data + clusters * cluster - bytes, cluster);
@@ -34,6 +35,8 @@ Result<Layout> make_layout(uint64_t bytes, Geometry geometry, uint32_t journal_b
       continue;
     }
     out.table_pages = static_cast<uint32_t>(pages);
+    out.checksum_pages = static_cast<uint32_t>(checksum_pages);
+    if (checksums) out.checksum_offset = head + pages * kTableSlots * kMetaBlock;
     out.data_offset = data;
     out.clusters = static_cast<uint32_t>(described);
     return out;

@@ -16,8 +16,9 @@ inline constexpr uint16_t kFullMask = 0xffff;
 inline constexpr uint32_t kLabelCopies = 2;
 inline constexpr uint32_t kSuperCopies = 4;
 inline constexpr uint32_t kSuperBytes = 2 * kMetaBlock;
-inline constexpr uint32_t kTableEntries = 252;  // per table page
-inline constexpr uint32_t kTableSlots = 2;      // places of one page; checkpoints alternate
+inline constexpr uint32_t kTableEntries = 252;     // per table page
+inline constexpr uint32_t kTableSlots = 2;         // places of one page; checkpoints alternate
+inline constexpr uint32_t kChecksumClusters = 63;  // per checksum page; it has kTableSlots places as well
 // Every segment's range of physical cluster numbers starts at a multiple of this, so that a table of granules
 // finds the owner of a cluster with one load. Granule 0 is never used: physical cluster 0 means "none".
 inline constexpr uint32_t kGranuleClusters = 1u << 14;
@@ -37,7 +38,9 @@ struct Layout {
   uint64_t journal_offset = 0;  // 0 in a shadow
   uint32_t journal_blocks = 0;
   uint64_t table_offset = 0;
-  uint32_t table_pages = 0;  // each has kTableSlots places
+  uint32_t table_pages = 0;      // each has kTableSlots places
+  uint64_t checksum_offset = 0;  // 0 without data checksums
+  uint32_t checksum_pages = 0;
   uint64_t data_offset = 0;
   uint32_t clusters = 0;  // the most the table can describe; how many there are is in the segment's row
 
@@ -48,15 +51,18 @@ struct Layout {
   uint64_t page_offset(uint32_t page, uint32_t slot) const {
     return table_offset + (uint64_t{page} * kTableSlots + slot) * kMetaBlock;
   }
+  uint64_t checksum_page_offset(uint32_t page, uint32_t slot) const {
+    return checksum_offset + (uint64_t{page} * kTableSlots + slot) * kMetaBlock;
+  }
   uint64_t block_offset(uint64_t seq) const { return journal_offset + seq % journal_blocks * kMetaBlock; }
   bool operator==(const Layout&) const = default;
 };
 
 // The layout of a backing of `bytes`. `journal_blocks` is 0 for a shadow. The table describes as many
-// clusters as the backing holds, or `clusters_max` if that is more: head-room to grow into. kInvalidArgument
-// if the backing would hold no cluster.
+// clusters as the backing holds, or `clusters_max` if that is more: head-room to grow into; so does the area
+// of checksums, if there is one. kInvalidArgument if the backing would hold no cluster.
 Result<Layout> make_layout(uint64_t bytes, Geometry geometry, uint32_t journal_blocks,
-                           uint32_t clusters_max = 0);
+                           uint32_t clusters_max = 0, bool checksums = false);
 // How many clusters a backing of `bytes` holds under `layout`.
 uint32_t clusters_in(const Layout& layout, Geometry geometry, uint64_t bytes);
 // The least backing that holds `clusters` of them.

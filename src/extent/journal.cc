@@ -15,7 +15,7 @@ constexpr size_t kCrcAt = 4;
 constexpr size_t kHeaderBytes = 64;
 static_assert(kHeaderBytes + kRecordsPerBlock * kRecordBytes == kMetaBlock);
 
-enum class RecordType : uint8_t { kMap = 1, kUnmap = 2, kSegment = 3 };
+enum class RecordType : uint8_t { kMap = 1, kUnmap = 2, kSegment = 3, kActivity = 5 };
 
 struct RecordEncoder {
   DiskWriter& out;
@@ -45,6 +45,12 @@ struct RecordEncoder {
     out.u32(r.pcn_base.v);
     out.u32(r.clusters);
     out.bytes(r.uuid.bytes);
+  }
+  void operator()(const ActivityRecord& r) const {
+    out.u8(static_cast<uint8_t>(RecordType::kActivity));
+    out.u8(r.count);
+    out.u16(0);
+    for (const Pcn region : r.regions) out.u32(region.v);
   }
 };
 
@@ -99,6 +105,21 @@ Result<Record> decode_segment(DiskReader& in) {
   return r;
 }
 
+Result<Record> decode_activity(DiskReader& in) {
+  ActivityRecord r;
+  in.skip(1);
+  r.count = in.u8();
+  in.skip(2);
+  bool good = r.count >= 1 && r.count <= kActivityRegions;
+  for (uint32_t i = 0; i < kActivityRegions; ++i) {
+    r.regions[i] = Pcn(in.u32());
+    const bool used = i < r.count;
+    good = good && (r.regions[i].v != 0) == used && r.regions[i].v < kPcnEnd;
+  }
+  if (!good) return fail(Code::kCorrupt, fmt::format("activity record of {} regions", r.count));
+  return r;
+}
+
 }  // namespace
 
 void encode_record(const Record& record, std::span<std::byte> out) {
@@ -113,6 +134,7 @@ Result<Record> decode_record(std::span<const std::byte> bytes) {
   const auto type = static_cast<RecordType>(DiskReader(bytes).u8());
   if (type == RecordType::kMap) return decode_map(in);
   if (type == RecordType::kSegment) return decode_segment(in);
+  if (type == RecordType::kActivity) return decode_activity(in);
   if (type != RecordType::kUnmap) {
     return fail(Code::kCorrupt, fmt::format("journal record of unknown type {}", static_cast<int>(type)));
   }

@@ -22,7 +22,7 @@ void encode_label(const Label& label, uint64_t offset, std::span<std::byte> bloc
   out.text(kMagic);
   out.u32(0);
   out.u32(kFormatVersion);
-  out.u64(0);
+  out.u64(label.layout.checksum_pages > 0 ? kLabelChecksums : 0);
   out.u64(offset);
   out.bytes(label.volume.bytes);
   out.bytes(label.segment.bytes);
@@ -37,6 +37,9 @@ void encode_label(const Label& label, uint64_t offset, std::span<std::byte> bloc
   out.u8(static_cast<uint8_t>(label.role));
   out.u16(static_cast<uint16_t>(label.name.size()));
   out.text(label.name);
+  out.zeros(kNameBytes - label.name.size());
+  out.u64(label.layout.checksum_offset);
+  out.u32(label.layout.checksum_pages);
   out.zeros(block.size() - out.used());
   seal_block(block, kCrcAt);
 }
@@ -52,7 +55,8 @@ Result<Label> decode_label(std::span<const std::byte> block, uint64_t offset) {
     return fail(Code::kUnsupported,
                 fmt::format("{}: format version {}, this program knows {}", where, version, kFormatVersion));
   }
-  if (const uint64_t features = in.u64(); features != 0) {
+  const uint64_t features = in.u64();
+  if ((features & ~kLabelChecksums) != 0) {
     return fail(Code::kUnsupported, fmt::format("{}: unknown feature bits {:#x}", where, features));
   }
   if (const uint64_t own = in.u64(); own != offset) {
@@ -78,6 +82,9 @@ Result<Label> decode_label(std::span<const std::byte> block, uint64_t offset) {
   if (name_length > kNameBytes)
     return fail(Code::kCorrupt, fmt::format("{}: name length {}", where, name_length));
   out.name = in.text(name_length);
+  in.skip(kNameBytes - name_length);
+  out.layout.checksum_offset = in.u64();
+  out.layout.checksum_pages = in.u32();
   const bool primary = out.role == SegmentRole::kPrimary;
   if (!primary && out.role != SegmentRole::kShadow) {
     return fail(Code::kCorrupt, fmt::format("{}: role {}", where, static_cast<int>(out.role)));
@@ -90,7 +97,8 @@ Result<Label> decode_label(std::span<const std::byte> block, uint64_t offset) {
     return fail(Code::kCorrupt, fmt::format("{}: a journal of {} blocks", where, out.layout.journal_blocks));
   }
   // The layout follows from size and journal; anything else was not written by us.
-  const auto expected = make_layout(out.size, out.geometry, out.layout.journal_blocks, out.layout.clusters);
+  const auto expected = make_layout(out.size, out.geometry, out.layout.journal_blocks, out.layout.clusters,
+                                    (features & kLabelChecksums) != 0);
   if (!expected || *expected != out.layout || primary != (out.layout.journal_blocks > 0)) {
     return fail(Code::kCorrupt, where + ": the areas it describes do not fit its size");
   }

@@ -5,7 +5,7 @@
 //   0      8     magic "FSHLABEL"
 //   8      4     crc32c of the block, this field as zero
 //   12     4     format version (2)
-//   16     8     incompatible feature bits: an unknown one refuses the segment
+//   16     8     incompatible feature bits: an unknown one refuses the segment. 0: it has a checksum area
 //   24     8     own offset in the segment
 //   32     16    volume UUID
 //   48     16    segment UUID
@@ -20,6 +20,8 @@
 //   109    1     role (1 primary, 2 shadow)
 //   110    2     volume name length (primary only)
 //   112    64    volume name
+//   176    8     checksum area offset, 0 without one
+//   184    4     checksum pages
 #include <cstddef>
 #include <span>
 #include <string>
@@ -31,6 +33,7 @@
 namespace foreshadow::extent {
 
 inline constexpr uint32_t kFormatVersion = 2;
+inline constexpr uint64_t kLabelChecksums = 1;  // feature bit
 
 enum class SegmentRole : uint8_t { kPrimary = 1, kShadow = 2 };
 

@@ -96,6 +96,8 @@ class Recovery {
     for (size_t i = 0; i < out_->segments.size(); ++i) {
       auto loaded = co_await load_table(i);
       if (!loaded) co_return tl::unexpected(loaded.error());
+      auto known = co_await load_checksums(i);
+      if (!known) co_return tl::unexpected(known.error());
     }
     auto finished = finish();
     if (!finished) co_return tl::unexpected(finished.error());
@@ -219,10 +221,18 @@ class Recovery {
         return fail(Code::kCorrupt, fmt::format("segment {} is truncated: {} bytes, {} clusters take {}",
                                                 row.uuid.str(), files_[found]->size(), row.clusters, needed));
       }
+      if ((label.layout.checksum_pages > 0) != checksums()) {
+        return fail(Code::kCorrupt,
+                    fmt::format("segment {}: its label {} a checksum area, the volume {}", row.id.v,
+                                checksums() ? "has not" : "has", checksums() ? "has checksums" : "has none"));
+      }
       used[found] = true;
-      RecoveredSegment segment{row, label.layout, found,
+      RecoveredSegment segment{row,
+                               label.layout,
+                               found,
                                std::vector<uint8_t>(label.layout.table_pages, kNoPlace),
-                               Allocator(row.pcn_base, row.clusters)};
+                               Allocator(row.pcn_base, row.clusters),
+                               ChecksumTable(label.layout.checksum_pages)};
       out_->segments.push_back(std::move(segment));
     }
     auto checked = check_rows();
@@ -329,6 +339,71 @@ class Recovery {
     return {};
   }
 
+  io::Task<Status> load_checksums(size_t index) {
+    const RecoveredSegment& segment = out_->segments[index];
+    constexpr uint64_t kPlaces = uint64_t{kTableSlots} * kMetaBlock;
+    const uint64_t bytes = segment.layout.checksum_pages * kPlaces;
+    if (bytes == 0) co_return Status{};
+    const io::Buffer chunk(std::min(bytes, kReadChunk));
+    for (uint64_t done = 0; done < bytes;) {
+      const uint64_t length = std::min<uint64_t>(chunk.size(), bytes - done);
+      auto read = co_await read_range(*files_[segment.file], segment.layout.checksum_offset + done,
+                                      chunk.first(length), "the checksums");
+      if (!read) co_return tl::unexpected(read.error());
+      for (uint64_t at = 0; at < length; at += kPlaces)
+        load_checksum_page(index, static_cast<uint32_t>((done + at) / kPlaces),
+                           chunk.span().subspan(at, kPlaces));
+      done += length;
+    }
+    co_return Status{};
+  }
+
+  // As load_page: the newest place that the superblock covers counts, and the digest tells if that is it.
+  void load_checksum_page(size_t index, uint32_t page, std::span<const std::byte> places) {
+    RecoveredSegment& segment = out_->segments[index];
+    std::optional<ChecksumContent> best;
+    uint8_t best_place = kNoPlace;
+    for (uint8_t place = 0; place < kTableSlots; ++place) {
+      auto content = decode_checksum_page(places.subspan(size_t{place} * kMetaBlock, kMetaBlock),
+                                          out_->label.volume, segment.row.uuid, page, segment.row.pcn_base);
+      if (!content) {
+        segment.checksums.touch(page);
+        damaged_ += (damaged_.empty() ? "" : "; ") + content.error().message;
+        continue;
+      }
+      if (!*content) continue;
+      if ((*content)->page.checkpoint > out_->super.checkpoint) {
+        segment.checksums.touch(page);
+      } else if (!best || (*content)->page.checkpoint > best->page.checkpoint) {
+        best = std::move(**content);
+        best_place = place;
+      }
+    }
+    if (!best) return;
+    ++out_->checksum_pages;
+    const uint64_t share = checksum_page_digest(segment.row.pcn_base, page, best->page.checkpoint, best->crc);
+    digest_ += share;
+    segment.checksums.load(page, best_place, share, best->page.values);
+  }
+
+  bool checksums() const { return (out_->super.features & kFeatureChecksums) != 0; }
+
+  // What the page says of these regions may be older than their data. A region of a segment that is no longer
+  // part of the volume is nobody's.
+  void forget(const ActivityRecord& record) {
+    for (uint32_t i = 0; i < record.count; ++i) {
+      for (RecoveredSegment& segment : out_->segments) {
+        const Pcn base = segment.row.pcn_base;
+        if (record.regions[i] < base) continue;
+        const uint32_t page = ChecksumTable::page_of(record.regions[i].v - base.v);
+        if (page >= segment.checksums.pages()) continue;
+        segment.checksums.forget_region(page);
+        // Its record is in the journal still, and open() makes that durable before anything is written.
+        segment.checksums.set_note(page, ChecksumTable::Note::kDurable);
+      }
+    }
+  }
+
   Status finish() {
     if (digest_ != out_->super.table_digest) {
       return fail(
@@ -368,6 +443,8 @@ class Recovery {
            lcn = out_->map.next_populated(lcn.next())) {
         if (!change(lcn, {})) return fail(Code::kInternal, "a cluster cannot be unmapped");
       }
+    } else if (const auto* activity = std::get_if<ActivityRecord>(&record)) {
+      forget(*activity);
     }
     return {};
   }

@@ -17,6 +17,7 @@
 
 #include "base/error.h"
 #include "extent/allocator.h"
+#include "extent/checksum_table.h"
 #include "extent/container.h"
 #include "extent/delta.h"
 #include "extent/label.h"
@@ -27,8 +28,6 @@
 
 namespace foreshadow::extent {
 
-inline constexpr uint8_t kNoPlace = 0xff;
-
 // A segment that belongs to the volume, with what the tables said of it.
 struct RecoveredSegment {
   SegmentRow row;
@@ -36,6 +35,7 @@ struct RecoveredSegment {
   size_t file = 0;              // index into the files given
   std::vector<uint8_t> places;  // per table page: the place in use, or kNoPlace
   Allocator allocator{Pcn(0), 0};
+  ChecksumTable checksums;
 };
 
 struct PageRef {
@@ -59,7 +59,8 @@ struct Recovered {
   std::vector<size_t> orphans;         // files that name this volume but are not part of it
   std::vector<std::string> blemishes;  // damaged redundant copies: harmless now, worth a repair
   uint64_t journal_records = 0;
-  uint64_t table_pages = 0;  // in use
+  uint64_t table_pages = 0;     // in use
+  uint64_t checksum_pages = 0;  // in use
 };
 
 // Both label copies of one backing; either is enough. `blemish` gets what is wrong with the other one, if
@@ -85,6 +86,7 @@ struct CheckReport {
   uint64_t containers = 0;
   uint64_t journal_records = 0;
   uint64_t table_pages = 0;
+  uint64_t checksum_pages = 0;
   bool ok() const { return findings.empty(); }
 };
 // Proves or refutes, from the disk alone, that the volume can be recovered, that no cluster has two owners,

@@ -25,7 +25,7 @@
 //   88     8     table digest: sum over all written pages of mix(pcn base, page, checkpoint sequence, crc)
 //   96     4     next segment id
 //   100    8     first journal block of this epoch: from there on, blocks of older epochs are nobody's
-//   108    8     incompatible feature bits: an unknown one refuses the volume
+//   108    8     incompatible feature bits: an unknown one refuses the volume. 0 squeezed, 1 data checksums
 //   4096   64x64 segment rows: id u32, role u8, state u8, zero u16, UUID 16, pcn base u32, clusters u32, zero
 //   32
 #include <cstddef>
@@ -55,8 +55,9 @@ enum class SegmentState : uint8_t {
 enum class Redirect : uint8_t { kAllocating = 1, kAll = 2 };
 
 // Incompatible features. A bit is durable before anything that needs it is.
-inline constexpr uint64_t kFeatureSqueezed = 1;  // squeezed clusters may exist
-inline constexpr uint64_t kFeaturesKnown = kFeatureSqueezed;
+inline constexpr uint64_t kFeatureSqueezed = 1;   // squeezed clusters may exist
+inline constexpr uint64_t kFeatureChecksums = 2;  // every segment has a checksum area
+inline constexpr uint64_t kFeaturesKnown = kFeatureSqueezed | kFeatureChecksums;
 
 struct SegmentRow {
   SegmentId id;

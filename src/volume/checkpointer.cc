@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "extent/checksum_page.h"
 #include "extent/recovery.h"
 #include "extent/table_page.h"
 
@@ -71,11 +72,14 @@ void Checkpointer::unblock() {
 }
 
 io::Task<Status> Checkpointer::run() {
+  // Both at the same instant: a write from here on notes its region behind the frozen position.
   const Committer::Frozen frozen = committer_.freeze();
+  const DirtyChecksums checksums = freeze_checksums(frozen.rows);
   const CkptSeq sequence = super_.checkpoint.next();
   extent::Superblock next = super_;
   new_places_.clear();
-  auto pages = co_await write_pages(frozen, sequence, &next.table_digest);
+  new_checksums_.clear();
+  auto pages = co_await write_pages(frozen, checksums, sequence, &next.table_digest);
   if (!pages) co_return pages;
   next.sequence = super_.sequence + 1;
   next.checkpoint = sequence;
@@ -92,6 +96,8 @@ io::Task<Status> Checkpointer::run() {
   if (!written) co_return written;
   super_ = next;
   for (const NewPlace& at : new_places_) segments_.at(at.segment_index).places[at.page] = at.place;
+  for (const NewChecksums& at : new_checksums_)
+    segments_.at(at.segment_index).checksums.written(at.page, at.place, at.digest, at.known);
   committer_.checkpointed(frozen.replay_from);
   for (const extent::SegmentRow& row : frozen.rows) {
     if (row.state == extent::SegmentState::kReleased) committer_.forget(row.id);
@@ -110,6 +116,7 @@ io::Task<Status> Checkpointer::drop_released(extent::Superblock& next) {
       if (!old) co_return tl::unexpected(old.error());
       next.table_digest -= extent::page_digest(row.pcn_base, page, old->page.checkpoint, old->crc);
     }
+    next.table_digest -= segment.checksums.digest_sum();
   }
   std::erase_if(next.segments,
                 [](const extent::SegmentRow& row) { return row.state == extent::SegmentState::kReleased; });
@@ -131,8 +138,21 @@ io::Task<Result<extent::PlaceContent>> Checkpointer::read_page(Segment& segment,
   co_return **content;
 }
 
-io::Task<Status> Checkpointer::write_pages(const Committer::Frozen& frozen, CkptSeq sequence,
-                                           uint64_t* digest) {
+// Of the segments that the superblock will name: the pages of one whose record is not durable yet, and of one
+// that leaves, are no part of its digest.
+Checkpointer::DirtyChecksums Checkpointer::freeze_checksums(const std::vector<extent::SegmentRow>& rows) {
+  DirtyChecksums out(segments_.slots());
+  for (const auto& segment : segments_.all()) {
+    const bool named = std::any_of(rows.begin(), rows.end(), [&](const extent::SegmentRow& row) {
+      return row.id == segment->row.id && row.state != extent::SegmentState::kReleased;
+    });
+    if (named) out[segment->index] = segment->checksums.freeze();
+  }
+  return out;
+}
+
+io::Task<Status> Checkpointer::write_pages(const Committer::Frozen& frozen, const DirtyChecksums& checksums,
+                                           CkptSeq sequence, uint64_t* digest) {
   std::vector<bool> touched(segments_.slots(), false);
   std::vector<bool> leaving(segments_.slots(), false);
   for (const extent::SegmentRow& row : frozen.rows) {
@@ -144,11 +164,41 @@ io::Task<Status> Checkpointer::write_pages(const Committer::Frozen& frozen, Ckpt
     if (!written) co_return written;
     touched[page.segment_index] = true;
   }
+  for (uint32_t i = 0; i < checksums.size(); ++i) {
+    for (const uint32_t page : checksums[i]) {
+      auto written = co_await write_checksum_page(i, page, sequence, digest);
+      if (!written) co_return written;
+      touched[i] = true;
+    }
+  }
+  // Behind every page, so that it covers the data whose checksums the pages claim as well.
   for (uint32_t i = 0; i < touched.size(); ++i) {
     if (!touched[i]) continue;
     const int synced = co_await io::sync(*segments_.at(i).file);
     if (synced < 0) co_return fail_errno(synced, "cannot sync the table");
   }
+  co_return Status{};
+}
+
+io::Task<Status> Checkpointer::write_checksum_page(uint32_t segment_index, uint32_t number, CkptSeq sequence,
+                                                   uint64_t* digest) {
+  Segment& segment = segments_.at(segment_index);
+  extent::ChecksumPage page;
+  page.volume = volume_;
+  page.segment = segment.row.uuid;
+  page.page = number;
+  page.pcn_base = segment.row.pcn_base;
+  page.checkpoint = sequence;
+  const auto captured = segment.checksums.capture(number, page.values);
+  if (!captured.write) co_return Status{};
+  const uint32_t crc = extent::encode_checksum_page(page, page_buffer_.span());
+  const uint64_t share = extent::checksum_page_digest(page.pcn_base, number, sequence, crc);
+  *digest += share - segment.checksums.digest(number);
+  const uint8_t other = segment.checksums.place(number) == 0 ? 1 : 0;
+  const int written = co_await io::write(*segment.file, segment.layout.checksum_page_offset(number, other),
+                                         page_buffer_.span());
+  if (written < 0) co_return fail_errno(written, "cannot write a checksum page");
+  new_checksums_.push_back({segment_index, number, other, captured.known, share});
   co_return Status{};
 }
 

@@ -35,9 +35,14 @@ class Checkpointer {
 
  private:
   io::Task<Status> run();
-  io::Task<Status> write_pages(const Committer::Frozen& frozen, CkptSeq sequence, uint64_t* digest);
+  using DirtyChecksums = std::vector<std::vector<uint32_t>>;  // pages, by segment
+  DirtyChecksums freeze_checksums(const std::vector<extent::SegmentRow>& rows);
+  io::Task<Status> write_pages(const Committer::Frozen& frozen, const DirtyChecksums& checksums,
+                               CkptSeq sequence, uint64_t* digest);
   io::Task<Status> write_page(const extent::DirtyPages& pages, extent::DirtyPages::Page page,
                               CkptSeq sequence, uint64_t* digest);
+  io::Task<Status> write_checksum_page(uint32_t segment_index, uint32_t page, CkptSeq sequence,
+                                       uint64_t* digest);
   io::Task<Status> drop_released(extent::Superblock& next);
   io::Task<Result<extent::PlaceContent>> read_page(Segment& segment, uint32_t page);
   io::Detached run_detached();
@@ -55,6 +60,14 @@ class Checkpointer {
   };
   std::vector<NewPlace> new_places_;
   uint64_t required_ = 0;
+  struct NewChecksums {
+    uint32_t segment_index;
+    uint32_t page;
+    uint8_t place;
+    bool known;
+    uint64_t digest;
+  };
+  std::vector<NewChecksums> new_checksums_;
   bool running_ = false;
   bool again_ = false;
   bool closed_ = false;

@@ -65,6 +65,7 @@ void Committer::Batch::clear() {
   rows.clear();
   deltas.clear();
   frees.clear();
+  regions.clear();
   waiters = nullptr;
 }
 
@@ -81,6 +82,26 @@ void Committer::append(const extent::Record& record, std::span<const extent::Del
   extent::encode_record(record, std::span(open_.records).subspan(at));
   open_.deltas.insert(open_.deltas.end(), deltas.begin(), deltas.end());
   open_.delta_end.push_back(static_cast<uint32_t>(open_.deltas.size()));
+}
+
+void Committer::note_activity(Pcn region) {
+  open_.regions.push_back(region);
+  start_if_needed(true);
+}
+
+// The regions of a batch share records, behind all others: their order does not matter.
+void Committer::seal_regions() {
+  in_flight_.activity_from = in_flight_.count();
+  const std::span<const Pcn> regions(in_flight_.regions);
+  for (size_t at = 0; at < regions.size(); at += extent::kActivityRegions) {
+    extent::ActivityRecord record;
+    record.count = static_cast<uint8_t>(std::min<size_t>(extent::kActivityRegions, regions.size() - at));
+    std::copy_n(regions.begin() + static_cast<ptrdiff_t>(at), record.count, record.regions.begin());
+    const size_t end = in_flight_.records.size();
+    in_flight_.records.resize(end + extent::kRecordBytes);
+    extent::encode_record(record, std::span(in_flight_.records).subspan(end));
+    in_flight_.delta_end.push_back(static_cast<uint32_t>(in_flight_.deltas.size()));
+  }
 }
 
 bool Committer::has_room() {
@@ -132,6 +153,7 @@ io::Detached Committer::run() {
       finish(poisoned() ? Code::kReadOnly : Code::kShutdown);
       continue;
     }
+    seal_regions();
     co_await SyncAll{*this};
     if (!poisoned()) {
       auto written = co_await write_records();
@@ -224,6 +246,12 @@ void Committer::settle(uint32_t from_record, uint32_t to_record) {
   for (const auto& [record, row] : in_flight_.rows) {
     if (record >= from_record && record < to_record) settle_row(row);
   }
+  const uint32_t first_noted = std::max(from_record, in_flight_.activity_from);
+  if (first_noted >= to_record) return;
+  const size_t begin = size_t{first_noted - in_flight_.activity_from} * extent::kActivityRegions;
+  const size_t end = std::min(in_flight_.regions.size(),
+                              size_t{to_record - in_flight_.activity_from} * extent::kActivityRegions);
+  if (begin < end) sink_.on_noted(std::span<const Pcn>(in_flight_.regions).subspan(begin, end - begin));
 }
 
 void Committer::settle_row(const extent::SegmentRow& row) {

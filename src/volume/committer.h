@@ -40,6 +40,7 @@ class CommitSink {
   virtual void on_freed(
       const std::vector<Pcn>& clusters) = 0;  // the records that freed these are durable: reuse them
   virtual void on_batch_sealed() = 0;         // there is room for records again
+  virtual void on_noted(std::span<const Pcn> regions) = 0;  // see note_activity()
   virtual void on_poisoned(const std::string& reason) = 0;
   virtual void on_journal_filling() = 0;  // a checkpoint is due
 };
@@ -67,6 +68,9 @@ class Committer {
   // Appends one record with what it changes in the tables and what it frees.
   void append(const extent::Record& record, std::span<const extent::Delta> deltas);
   void free_when_durable(Pcn pcn) { open_.frees.push_back(pcn); }
+  // Asks for a commit with an ACTIVITY record of this region of checksums; on_noted tells when it is durable.
+  // A freeze() before that does not put the record behind the checkpoint: it is written later.
+  void note_activity(Pcn region);
   // False: the open batch is full; wait for on_batch_sealed. Also asks for the commit.
   bool has_room();
   // Calls waiter.done when everything acknowledged before this call is durable, or cannot be.
@@ -106,6 +110,8 @@ class Committer {
     std::vector<std::pair<uint32_t, extent::SegmentRow>> rows;  // the segment records, by their number
     std::vector<extent::Delta> deltas;
     std::vector<Pcn> frees;
+    std::vector<Pcn> regions;    // of checksums, to be noted: records once the batch is sealed
+    uint32_t activity_from = 0;  // their first record
     CommitWaiter* waiters = nullptr;
     uint32_t count() const { return static_cast<uint32_t>(delta_end.size()); }
     void clear();
@@ -121,6 +127,7 @@ class Committer {
   };
 
   void start_if_needed(bool wanted);
+  void seal_regions();
   io::Detached run();
   io::Task<Status> write_records();
   io::Task<Status> write_blocks(uint32_t first_record, uint32_t blocks);

@@ -32,6 +32,7 @@ void add_segments(SegmentSet& set, extent::Recovered& recovered, std::vector<Seg
     segment->file = std::make_unique<FailStopFile>(std::move(files[from.file].file));
     segment->allocator = std::move(from.allocator);
     segment->places = std::move(from.places);
+    segment->checksums = std::move(from.checksums);
     set.add(std::move(segment));
   }
 }
@@ -66,7 +67,10 @@ Engine::Engine(io::Executor& executor, std::unique_ptr<extent::Recovered> recove
                  {options.commit_idle, options.commit_age}),
       checkpointer_(executor, segments_, committer_, recovered->label.volume, super_after(*recovered)),
       placement_(segments_, *this),
-      relocator_({executor, segments_, geometry_, map_, locks_, moves_, committer_, pacer_, *this}),
+      checksums_((recovered->super.features & extent::kFeatureChecksums) != 0, segments_, committer_,
+                 recovered->label.geometry),
+      relocator_(
+          {executor, segments_, geometry_, map_, locks_, moves_, committer_, pacer_, checksums_, *this}),
       departures_({map_, containers_, locks_, moves_, committer_,
                    [this] {
                      stats_.freed_bytes += geometry_.cluster();
@@ -84,6 +88,8 @@ Engine::Engine(io::Executor& executor, std::unique_ptr<extent::Recovered> recove
       drained_(executor) {
   std::fill(zeros_.span().begin(), zeros_.span().end(), std::byte{0});
   alignment_ = segments_.alignment();
+  // What is read is verified, so it is read in whole sub-blocks.
+  if (checksums_.on()) alignment_ = std::max(alignment_, geometry_.sub_block());
   for (const extent::Delta& delta : recovered->deltas) committer_.add_committed(delta);
   for (const extent::PageRef& page : recovered->unfinished) {
     committer_.committed().touch(static_cast<uint32_t>(page.segment), page.page);
@@ -237,7 +243,27 @@ void Engine::on_piece(Piece& piece, int result) {
   if (result < 0 && task.code == Code::kOk)
     task.code = code_from_errno(result) == Code::kNoSpace ? Code::kNoSpace : Code::kIo;
   if (piece.is_write) piece.segment->unsynced = true;
+  if (checksums_.on() && result >= 0 && !check_piece(piece) && task.code == Code::kOk)
+    task.code = Code::kCorrupt;
   if (--task.pending == 0) pieces_done(task);
+}
+
+// Of a piece that has been read or written. False: what was read is not what was written.
+bool Engine::check_piece(const Piece& piece) {
+  if (piece.is_write) {
+    checksums_.written(*piece.segment, piece.at, piece.memory);
+    return true;
+  }
+  const auto wrong = checksums_.verify(*piece.segment, piece.at, piece.memory);
+  if (!wrong) return true;
+  const IoTask& task = *piece.task;
+  const auto in_task = static_cast<uint64_t>(piece.memory.data() - task.memory);
+  const Lcn lcn(static_cast<uint32_t>((task.begin + in_task + *wrong) >> geometry_.cluster_bits()));
+  ++stats_.checksum_errors;
+  tell([where = CorruptData{piece.segment->row.id, piece.at + *wrong, lcn}](Listener& listener) {
+    listener.on_corrupt_data(where);
+  });
+  return false;
 }
 
 void Engine::pieces_done(IoTask& task) {

@@ -9,6 +9,7 @@
 #include "extent/map.h"
 #include "extent/recovery.h"
 #include "volume/checkpointer.h"
+#include "volume/checksums.h"
 #include "volume/committer.h"
 #include "volume/departures.h"
 #include "volume/io_task.h"
@@ -37,6 +38,7 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   const std::string& name() const override { return label_.name; }
   extent::Geometry geometry() const override { return geometry_; }
   Redirect redirect() const override { return redirect_; }
+  bool checksums() const override { return checksums_.on(); }
   void set_listener(Listener* listener) override { listener_ = listener; }
   io::Task<Status> attach_shadow(SegmentFile segment) override;
   Status activate_shadow(Uuid segment) override;
@@ -77,12 +79,15 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   bool submit_with_unpacks(IoTask& task);
   void on_unpacked(IoTask& task, Code code);
   bool zero_squeezed(IoTask& task, const LockNode& node);
+  bool check_piece(const Piece& piece);
   uint16_t bits_of(Lcn lcn, uint64_t begin, uint64_t end) const;
 
   // What is done inside the call (engine_now.cc).
   struct Plain {
     Segment* segment = nullptr;
     uint64_t at = 0;  // in the segment's file
+    Lcn lcn;
+    uint16_t bits = 0;
   };
   Plain find_plain(uint64_t offset, uint64_t length);
   void count(block::OpKind kind, uint64_t offset, uint64_t length, uint64_t latency_us);
@@ -105,6 +110,9 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   void note_in_move(const ClusterPlan& plan);
   bool claim_clusters(IoTask& task);
   void write_plans(IoTask& task);
+  void submit_write(IoTask& task);
+  void resume_noting();
+  void on_regions_noted(int result);
   void reserve(IoTask& task, uint32_t clusters);
   void write_done(IoTask& task);
   void place(const ClusterPlan& plan);
@@ -150,6 +158,7 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   // CommitSink and PlacementSink.
   void on_freed(const std::vector<Pcn>& clusters) override;
   void on_batch_sealed() override;
+  void on_noted(std::span<const Pcn> regions) override;
   void on_poisoned(const std::string& reason) override;
   void on_journal_filling() override { checkpointer_.start(); }
   void on_state_changed(Segment& segment) override;
@@ -176,6 +185,7 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   LockTable locks_;
   MoveTable moves_;
   Pacer pacer_;
+  Checksums checksums_;
   Relocator relocator_;
   Departures departures_;
   Unpacker unpacker_;
@@ -191,6 +201,9 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   IoTask* retrying_ = nullptr;
   io::Timer hold_timer_;
   std::deque<IoTask*> parked_;
+  std::vector<IoTask*> noting_;  // writes whose regions of checksums are being noted
+  io::MemberOp<Engine, &Engine::on_regions_noted> noted_op_{this};
+  bool noted_posted_ = false;
   std::vector<Pcn> taken_;             // scratch of reserve()
   std::vector<extent::Delta> deltas_;  // scratch
   std::vector<std::function<void(Listener&)>> news_;

@@ -110,12 +110,14 @@ void Engine::on_freed(const std::vector<Pcn>& clusters) {
   for (const Pcn pcn : clusters) {
     unpacker_.forget(pcn);
     segments_.of(pcn).allocator.release(pcn);
+    if (checksums_.on()) checksums_.forget(pcn);
   }
   retry_later();
 }
 
 void Engine::on_poisoned(const std::string& reason) {
   fail_held(Code::kReadOnly);
+  resume_noting();
   tell([reason](Listener& listener) { listener.on_read_only(reason); });
 }
 

@@ -32,12 +32,14 @@ Engine::Plain Engine::find_plain(uint64_t offset, uint64_t length) {
   const auto bits = static_cast<uint16_t>((1u << last) - (1u << first));
   if (!is_plain(mapping, bits) || locks_.has_exclusive(lcn, bits)) return {};
   Segment& segment = segments_.of(mapping.a);
-  return {&segment, segment.data_offset(mapping.a, geometry_) + within};
+  return {&segment, segment.data_offset(mapping.a, geometry_) + within, lcn, bits};
 }
 
 bool Engine::read_now(uint64_t offset, std::span<std::byte> data) {
   const Plain plain = find_plain(offset, data.size());
   if (plain.segment == nullptr || !plain.segment->file->read_now(plain.at, data)) return false;
+  // What does not fit is read again, and told, by the long way.
+  if (checksums_.on() && checksums_.verify(*plain.segment, plain.at, data)) return false;
   count(block::OpKind::kRead, offset, data.size(), 0);
   return true;
 }
@@ -47,7 +49,15 @@ bool Engine::read_now(uint64_t offset, std::span<std::byte> data) {
 bool Engine::write_now(uint64_t offset, std::span<const std::byte> data) {
   if (redirect_ != Redirect::kAllocating || !moves_.empty() || committer_.poisoned()) return false;
   const Plain plain = find_plain(offset, data.size());
-  if (plain.segment == nullptr || !plain.segment->file->write_now(plain.at, data)) return false;
+  if (plain.segment == nullptr) return false;
+  if (checksums_.on()) {
+    // With checksums a write is alone on its sub-blocks, and its region is noted before.
+    if (locks_.has_any(plain.lcn, plain.bits) || !checksums_.may_write(*plain.segment, plain.at, data.size()))
+      return false;
+    checksums_.writing(*plain.segment, plain.at, data.size());
+  }
+  if (!plain.segment->file->write_now(plain.at, data)) return false;
+  if (checksums_.on()) checksums_.written(*plain.segment, plain.at, data);
   plain.segment->unsynced = true;
   count(block::OpKind::kWrite, offset, data.size(), 0);
   return true;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <utility>
 
 #include "base/assert.h"
 #include "extent/sealed_block.h"
@@ -49,6 +50,8 @@ void Engine::lock_write(IoTask& task) {
     uint16_t exclusive = 0;
     if (redirect_ == Redirect::kAll) {
       mask = exclusive = kFullMask;  // a move may give a physical cluster up
+    } else if (checksums_.on()) {
+      exclusive = mask;  // nobody verifies against a write in flight, and of two the last is the one noted
     } else if (task.step == IoTask::Step::kFill) {
       if (lcn == first && task.step_begin % sub_block != 0) {
         exclusive |= bits_of(Lcn(lcn), task.begin, task.begin + sub_block);
@@ -152,12 +155,45 @@ void Engine::write_plans(IoTask& task) {
       index = to;
     }
   }
-  if (!task.pieces.empty()) return submit_pieces(task);
+  if (!task.pieces.empty()) return submit_write(task);
   task.plans.clear();  // zeros onto nothing
   locks_.release(task);
   if (task.request->kind == block::OpKind::kWrite) return finish_later(task, Code::kOk);
   task.step = IoTask::Step::kUnmap;
   executor_.post(task.post_op);
+}
+
+// With checksums, a write waits until the regions it goes to are noted. It keeps its locks and its places, so
+// nothing of the plan changes meanwhile; but a checkpoint may, and so all of it is asked again.
+void Engine::submit_write(IoTask& task) {
+  if (!checksums_.on()) return submit_pieces(task);
+  bool now = true;
+  for (const Piece& piece : task.pieces)
+    now = checksums_.may_write(*piece.segment, piece.at, piece.memory.size()) && now;
+  if (!now) return noting_.push_back(&task);
+  for (const Piece& piece : task.pieces) checksums_.writing(*piece.segment, piece.at, piece.memory.size());
+  submit_pieces(task);
+}
+
+// In a turn of its own: whoever noted the regions is not done yet.
+void Engine::resume_noting() {
+  if (noting_.empty() || std::exchange(noted_posted_, true)) return;
+  executor_.post(noted_op_);
+}
+
+void Engine::on_regions_noted(int) {
+  noted_posted_ = false;
+  std::vector<IoTask*> waiting;
+  waiting.swap(noting_);
+  for (IoTask* task : waiting) {
+    if (!committer_.poisoned()) {
+      submit_write(*task);
+      continue;
+    }
+    task->pieces.clear();
+    task->code = Code::kReadOnly;
+    write_done(*task);
+  }
 }
 
 // Fills task.plans; returns how many clusters must be taken.
@@ -246,6 +282,9 @@ void Engine::choose_target(ClusterPlan& plan, const Mapping& mapping, bool may_m
 void Engine::reserve(IoTask& task, uint32_t clusters) {
   taken_.clear();
   placement_.take(clusters, taken_);
+  if (checksums_.on()) {
+    for (const Pcn pcn : taken_) checksums_.forget(pcn);
+  }
   size_t next = 0;
   for (ClusterPlan& plan : task.plans) {
     if (plan.placed == 0 || plan.target.v != 0) continue;

@@ -20,7 +20,8 @@ io::Task<Status> Engine::attach_shadow(SegmentFile segment) {
     auto label = co_await extent::read_label(*segment.file, &blemish);
     if (!label) co_return tl::unexpected(label.error());
     if (label->volume != id() || label->segment != segment.uuid || label->role != SegmentRole::kShadow ||
-        label->geometry != geometry_ || label->size > segment.file->size()) {
+        label->geometry != geometry_ || label->size > segment.file->size() ||
+        (label->layout.checksum_pages > 0) != checksums()) {
       co_return fail(Code::kInvalidArgument, fmt::format("segment {} was not made as a shadow of volume {}",
                                                          segment.uuid.str(), name()));
     }
@@ -47,6 +48,7 @@ io::Task<Status> Engine::attach_shadow(SegmentFile segment) {
       fresh->file = std::make_unique<FailStopFile>(std::move(segment.file));
       fresh->allocator = extent::Allocator(fresh->row.pcn_base, fresh->row.clusters);
       fresh->places.assign(fresh->layout.table_pages, extent::kNoPlace);
+      fresh->checksums = extent::ChecksumTable(fresh->layout.checksum_pages);
       alignment_ = std::max(alignment_, fresh->file->alignment());
       committer_.append(segments_.add(std::move(fresh)).row, {});
       retry_later();
@@ -132,7 +134,7 @@ io::Task<Status> Engine::close() {
   auto written = co_await checkpointer_.run_now();
   auto commits = co_await committer_.close();  // for good: nothing runs any more
   auto checkpoints = co_await checkpointer_.close();
-  while (retry_posted_ || !news_.empty()) co_await io::yield(executor_);
+  while (retry_posted_ || noted_posted_ || !news_.empty()) co_await io::yield(executor_);
   executor_.cancel(hold_timer_);
   if (!committed) co_return committed;
   if (!written) co_return written;
@@ -142,6 +144,12 @@ io::Task<Status> Engine::close() {
 
 void Engine::on_state_changed(Segment& segment) {
   committer_.append(segment.row, {});
+}
+
+void Engine::on_noted(std::span<const Pcn> regions) {
+  checksums_.noted(regions);
+  relocator_.on_noted();
+  resume_noting();
 }
 
 void Engine::on_activated(Segment& segment) {

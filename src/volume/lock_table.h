@@ -58,6 +58,13 @@ class LockTable {
     }
     return false;
   }
+  // Whether any request has some of `mask`, or waits for it.
+  bool has_any(Lcn lcn, uint16_t mask) {
+    for (const LockNode* node = bucket(lcn).first; node != nullptr; node = node->next) {
+      if (node->lcn == lcn && (node->mask & mask) != 0) return true;
+    }
+    return false;
+  }
   // The sub-blocks of that cluster which some request writes, or waits to write.
   uint16_t being_written(Lcn lcn);
 

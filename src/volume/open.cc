@@ -60,9 +60,10 @@ io::Task<Status> Volume::format_primary(io::File& file, const CreateOptions& opt
   const uint32_t journal_blocks = options.journal_bytes == 0
                                       ? extent::default_journal_blocks(file.size())
                                       : static_cast<uint32_t>(options.journal_bytes / extent::kMetaBlock);
-  auto layout = extent::make_layout(file.size(), options.geometry, journal_blocks);
+  auto layout = extent::make_layout(file.size(), options.geometry, journal_blocks, 0, options.checksums);
   if (!layout) co_return tl::unexpected(layout.error());
-  layout = extent::make_layout(file.size(), options.geometry, journal_blocks, head_room(options, *layout));
+  layout = extent::make_layout(file.size(), options.geometry, journal_blocks, head_room(options, *layout),
+                               options.checksums);
   if (!layout) co_return tl::unexpected(layout.error());
   extent::Superblock super;
   super.volume = options.id;
@@ -70,6 +71,7 @@ io::Task<Status> Volume::format_primary(io::File& file, const CreateOptions& opt
   super.size = options.size;
   super.redirect = options.redirect;
   super.next_segment = SegmentId(1);
+  super.features = options.checksums ? extent::kFeatureChecksums : 0;
   super.segments.push_back({SegmentId(0), segment, SegmentRole::kPrimary, SegmentState::kMerged,
                             Pcn(extent::kGranuleClusters),
                             extent::clusters_in(*layout, options.geometry, file.size())});
@@ -81,8 +83,9 @@ io::Task<Status> Volume::format_primary(io::File& file, const CreateOptions& opt
   co_return labelled;
 }
 
-io::Task<Status> Volume::format_shadow(io::File& file, Uuid volume, Uuid segment, extent::Geometry geometry) {
-  auto layout = extent::make_layout(file.size(), geometry, 0);
+io::Task<Status> Volume::format_shadow(io::File& file, Uuid volume, Uuid segment, extent::Geometry geometry,
+                                       bool checksums) {
+  auto layout = extent::make_layout(file.size(), geometry, 0, 0, checksums);
   if (!layout) co_return tl::unexpected(layout.error());
   const extent::Label label{volume, segment, SegmentRole::kShadow, geometry, file.size(), *layout, ""};
   auto labelled = co_await write_labels(file, label);

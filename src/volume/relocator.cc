@@ -185,6 +185,7 @@ Status Relocator::begin_moves(std::vector<Item>& items, const std::vector<Lcn>& 
         return fail(Code::kNoSpace, "there is no room left for what is to be moved");
       }
       target = run.first;
+      parts_.checksums.forget(target);
       run = {run.first.next(), run.count - 1};
       mapping.b = target;
       parts_.map.set(found[i], mapping);
@@ -275,10 +276,35 @@ io::Task<Status> Relocator::copy(const std::vector<Item>& items, const io::Buffe
   if (read < 0) co_return fail_errno(read, "cannot read what is to be moved");
   list.clear();
   gather(items, memory, true, list);
+  auto noted = co_await may_write(list);
+  if (!noted) co_return noted;
   Transfers writes{list, true};
   const int written = co_await writes;
   if (written < 0) co_return fail_errno(written, "cannot write what is to be moved");
+  carry_checksums(items);
   co_return Status{};
+}
+
+// Until the regions of checksums that the copies go to are noted; then they are submitted in the same turn.
+io::Task<Status> Relocator::may_write(const std::vector<Transfer>& list) {
+  for (;;) {
+    if (parts_.committer.poisoned()) co_return fail(Code::kReadOnly, parts_.committer.poison_reason());
+    bool now = true;
+    for (const Transfer& write : list)
+      now = parts_.checksums.may_write(*write.segment, write.at, write.memory.size()) && now;
+    if (now) break;
+    co_await journal_room_.wait();
+  }
+  for (const Transfer& write : list) parts_.checksums.writing(*write.segment, write.at, write.memory.size());
+  co_return Status{};
+}
+
+// A checksum moves with its data and is not computed anew: what is corrupt stays so, and is found out.
+void Relocator::carry_checksums(const std::vector<Item>& items) {
+  for (const Item& item : items) {
+    const auto bits = static_cast<uint16_t>(item.move->copying & ~item.move->dirty);
+    parts_.checksums.carry(item.move->source, item.move->target, bits);
+  }
 }
 
 io::Task<Status> Relocator::switch_places(std::vector<Item>& items) {

@@ -18,6 +18,7 @@
 #include "io/buffer.h"
 #include "io/executor.h"
 #include "io/task.h"
+#include "volume/checksums.h"
 #include "volume/committer.h"
 #include "volume/lock_table.h"
 #include "volume/move_table.h"
@@ -60,6 +61,7 @@ class Relocator {
     MoveTable& moves;
     Committer& committer;
     Pacer& pacer;
+    Checksums& checksums;
     MoveSink& sink;
   };
   explicit Relocator(Parts parts)
@@ -71,6 +73,7 @@ class Relocator {
   // The batches in flight end, no further one begins, now or later.
   void stop() { stopped_ = true; }
   void on_batch_sealed() { journal_room_.notify_all(); }
+  void on_noted() { journal_room_.notify_all(); }
   const MoveProgress& progress() const { return progress_; }
 
   static constexpr uint32_t kBatchClusters = 16;
@@ -96,6 +99,8 @@ class Relocator {
   io::Task<Status> copy(const std::vector<Item>& items, const io::Buffer& memory);
   void gather(const std::vector<Item>& items, const io::Buffer& memory, bool writes,
               std::vector<Transfer>& out);
+  io::Task<Status> may_write(const std::vector<Transfer>& list);
+  void carry_checksums(const std::vector<Item>& items);
   io::Task<Status> switch_places(std::vector<Item>& items);
   io::Task<bool> end_moves(std::vector<Item>& items, bool failed);
   bool end_move(const Item& item, bool failed);
@@ -108,7 +113,7 @@ class Relocator {
   Status outcome_;
   uint32_t workers_ = 0;
   bool stopped_ = false;
-  io::Event journal_room_;
+  io::Event journal_room_;  // or a region of checksums was noted
   io::Event worker_ended_;
 };
 

@@ -8,6 +8,7 @@
 #include "base/types.h"
 #include "base/uuid.h"
 #include "extent/allocator.h"
+#include "extent/checksum_table.h"
 #include "extent/geometry.h"
 #include "extent/superblock.h"
 #include "io/file.h"
@@ -21,9 +22,10 @@ struct Segment {
   std::unique_ptr<io::File> file;
   extent::Allocator allocator{Pcn(0), 0};
   std::vector<uint8_t> places;  // per table page: the place in use, or extent::kNoPlace
-  uint32_t reserved = 0;        // free clusters that only a fold may take
-  bool unsynced = false;        // a write has completed since the last sync began
-  bool full_reported = false;   // the listener knows that this active shadow is full
+  extent::ChecksumTable checksums;
+  uint32_t reserved = 0;       // free clusters that only a fold may take
+  bool unsynced = false;       // a write has completed since the last sync began
+  bool full_reported = false;  // the listener knows that this active shadow is full
 
   bool is_leaving() const {
     return row.state == extent::SegmentState::kDraining || row.state == extent::SegmentState::kFolding ||

@@ -125,10 +125,14 @@ io::Task<Status> Squeezer::fill_overlay(Lcn lcn) {
     for (uint32_t i = 0; i < extent::kSubBlocks && outcome; ++i) {
       if ((bits >> i & 1) == 0) continue;
       const uint64_t within = uint64_t{i} << geometry.sub_block_bits;
-      const int written = co_await io::write(*segment.file, segment.data_offset(mapping.a, geometry) + within,
-                                             cluster.span().subspan(within, geometry.sub_block()));
+      const uint64_t at = segment.data_offset(mapping.a, geometry) + within;
+      const auto bytes = cluster.span().subspan(within, geometry.sub_block());
+      outcome = co_await may_write(segment, at, bytes.size());
+      if (!outcome) break;
+      const int written = co_await io::write(*segment.file, at, bytes);
       segment.unsynced = true;
       if (written < 0) outcome = fail_errno(written, "cannot write what is to be moved");
+      if (outcome) engine_.checksums_.written(segment, at, bytes);
     }
     if (outcome) outcome = co_await journal_room();
     const extent::Mapping before = engine_.map_.get(lcn);
@@ -151,11 +155,14 @@ io::Task<Status> Squeezer::move_container(Pcn from, Pcn to) {
   Status outcome;
   const int read = co_await io::read(*source.file, source.data_offset(from, geometry), bytes);
   if (read < 0) outcome = fail_errno(read, "cannot read what is to be moved");
+  const uint64_t there = target.data_offset(to, geometry);
+  if (outcome) outcome = co_await may_write(target, there, bytes.size());
   if (outcome) {
-    const int written = co_await io::write(*target.file, target.data_offset(to, geometry), bytes);
+    const int written = co_await io::write(*target.file, there, bytes);
     target.unsynced = true;
     if (written < 0) outcome = fail_errno(written, "cannot write what is to be moved");
   }
+  if (outcome) engine_.checksums_.carry(from, to, extent::kFullMask);
   if (outcome) outcome = co_await journal_room();
   std::array<extent::Container::Member, extent::kMembers> members;
   const extent::Container* container = engine_.containers_.find(from);

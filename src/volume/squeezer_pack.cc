@@ -180,6 +180,7 @@ io::Task<Status> Squeezer::load_parcels(Uuid segment, bool all, std::vector<Parc
 io::Task<Status> Squeezer::write(std::vector<Parcel>& parcels) {
   const extent::Geometry geometry = engine_.geometry_;
   transfers_used_ = 0;
+  Status noted;
   for (Parcel& parcel : parcels) {
     parcel.image = io::Buffer(geometry.cluster());
     size_t used = 0;
@@ -189,18 +190,38 @@ io::Task<Status> Squeezer::write(std::vector<Parcel>& parcels) {
       used += bytes;
     }
     Segment& segment = engine_.segments_.of(parcel.container);
-    segment.file->write(next_transfer(), segment.data_offset(parcel.container, geometry),
-                        parcel.image.first(used));
+    const uint64_t at = segment.data_offset(parcel.container, geometry);
+    parcel.image_bytes = used;
+    noted = co_await may_write(segment, at, used);
+    if (!noted) break;
+    segment.file->write(next_transfer(), at, parcel.image.first(used));
   }
   co_await AwaitTransfers{*this};
+  if (!noted) co_return noted;
   int failure = 0;
   for (size_t i = 0; i < parcels.size(); ++i) {
     engine_.segments_.of(parcels[i].container).unsynced = true;
     parcels[i].written = transfers_[i]->outcome >= 0;
     if (!parcels[i].written) failure = transfers_[i]->outcome;
+    if (parcels[i].written) note_checksums(parcels[i]);
   }
   if (failure < 0) co_return fail_errno(failure, "cannot write a container");
   co_return Status{};
+}
+
+io::Task<Status> Squeezer::may_write(Segment& segment, uint64_t at, uint64_t length) {
+  while (!engine_.checksums_.may_write(segment, at, length)) {
+    const Status committed = co_await engine_.committer_.commit();
+    if (!committed) co_return committed;
+  }
+  engine_.checksums_.writing(segment, at, length);
+  co_return Status{};
+}
+
+void Squeezer::note_checksums(const Parcel& parcel) {
+  Segment& segment = engine_.segments_.of(parcel.container);
+  engine_.checksums_.written(segment, segment.data_offset(parcel.container, engine_.geometry_),
+                             parcel.image.first(parcel.image_bytes));
 }
 
 // Switches those of its members that nothing has happened to. A container of fewer than two is not worth it:

@@ -47,12 +47,14 @@ class Rig {
     return std::move(*out);
   }
 
-  void create(uint64_t size, uint64_t primary, Redirect redirect = Redirect::kAllocating) {
+  void create(uint64_t size, uint64_t primary, Redirect redirect = Redirect::kAllocating,
+              bool checksums = false) {
     CreateOptions how;
     how.id = id_;
     how.name = "test";
     how.size = size;
     how.redirect = redirect;
+    how.checksums = checksums;
     const Uuid segment = Uuid::random(rng_);
     auto file = pool_->create(segment.str(), primary);
     ASSERT_TRUE(file) << file.error().message;
@@ -92,7 +94,8 @@ class Rig {
     const Uuid segment = Uuid::random(rng_);
     auto file = pool_->create(segment.str(), bytes);
     EXPECT_TRUE(file) << file.error().message;
-    auto formatted = wait(Volume::format_shadow(**file, id_, segment, volume_->geometry()));
+    auto formatted =
+        wait(Volume::format_shadow(**file, id_, segment, volume_->geometry(), volume_->checksums()));
     EXPECT_TRUE(formatted) << formatted.error().message;
     if (attach) {
       auto attached = wait(volume_->attach_shadow({segment, std::move(*file)}));

@@ -53,6 +53,13 @@ struct Usage {
   Squeezed squeezed;
 };
 
+// A sub-block whose checksum does not fit its data.
+struct CorruptData {
+  SegmentId segment;
+  uint64_t offset = 0;  // in the segment's backing
+  Lcn cluster;          // of the volume
+};
+
 // Told from the executor, at once, and not from inside submit(). Everything is a hint: nothing waits for the
 // listener.
 class Listener {
@@ -66,6 +73,8 @@ class Listener {
   virtual void on_read_only(const std::string& reason) = 0;
   // Something that is stored cannot be read as it was written; `what` names it.
   virtual void on_damaged(const std::string& what) { (void)what; }
+  // What was read is not what was written; the client got an error instead of it.
+  virtual void on_corrupt_data(const CorruptData& where) = 0;
 };
 
 // The background work that changes where clusters lie; one at a time.
@@ -85,6 +94,7 @@ struct CreateOptions {
   extent::Geometry geometry;   // 64 KiB clusters unless a test says otherwise
   uint64_t journal_bytes = 0;  // 0: chosen from the primary's size
   uint32_t head_room = 16;     // the primary's table has room for it to grow to that many times its size
+  bool checksums = false;      // of data, kept in every segment and verified on read
 };
 
 struct RunOptions {
@@ -101,7 +111,8 @@ class Volume : public block::BlockDevice {
   static io::Task<Status> format_primary(io::File& file, const CreateOptions& options, Uuid segment);
   // Writes the label of a shadow of `volume` to a fresh (all-zero) backing and makes it durable. Safe to
   // repeat.
-  static io::Task<Status> format_shadow(io::File& file, Uuid volume, Uuid segment, extent::Geometry geometry);
+  static io::Task<Status> format_shadow(io::File& file, Uuid volume, Uuid segment, extent::Geometry geometry,
+                                        bool checksums);
 
   struct Opened {
     std::unique_ptr<Volume> volume;
@@ -122,6 +133,7 @@ class Volume : public block::BlockDevice {
   virtual const std::string& name() const = 0;
   virtual extent::Geometry geometry() const = 0;
   virtual Redirect redirect() const = 0;
+  virtual bool checksums() const = 0;                 // of data
   virtual void set_listener(Listener* listener) = 0;  // not owned; nullptr to leave
 
   // The shadow's life. Every call is idempotent: a repeat of what is done succeeds and changes nothing.
