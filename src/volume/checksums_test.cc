@@ -130,5 +130,91 @@ TEST(Checksums, AShadowWithoutThemIsRefusedByAVolumeThatHasThem) {
   EXPECT_EQ(attached.error().code, Code::kInvalidArgument);
 }
 
+// ---- scrub
+
+TEST(Scrub, VerifiesWhatIsKnownAndFillsWhatIsNot) {
+  ChecksumRig rig;
+  ASSERT_EQ(rig.write(0, kMiB, 1), Code::kOk);
+  ASSERT_EQ(rig.write(512 * kMiB, 300 * kKiB, 2), Code::kOk);
+  auto scrubbed = rig.wait(rig.volume().scrub({}));
+  ASSERT_TRUE(scrubbed) << scrubbed.error().message;
+  EXPECT_EQ(scrubbed->now.counts.read, (kMiB + 300 * kKiB) / 4096);
+  EXPECT_EQ(scrubbed->now.counts.verified, scrubbed->now.counts.read);
+  EXPECT_EQ(scrubbed->total, scrubbed->now.counts.read);
+  EXPECT_FALSE(scrubbed->running);
+  EXPECT_EQ(rig.volume().stats().read_ops, 0u) << "its reads are nobody's requests";
+}
+
+TEST(Scrub, FindsRotCountsItAndGoesOn) {
+  ChecksumRig rig;
+  ASSERT_EQ(rig.write(0, kMiB, 1), Code::kOk);
+  rig.rot(rig.data_offset() + 3 * 4096);
+  rig.rot(rig.data_offset() + 200 * 4096 + 17);
+  auto scrubbed = rig.wait(rig.volume().scrub({}));
+  ASSERT_TRUE(scrubbed) << scrubbed.error().message;
+  EXPECT_EQ(scrubbed->now.counts.corrupt, 2u);
+  EXPECT_EQ(scrubbed->now.counts.verified, 254u);
+  EXPECT_EQ(scrubbed->now.counts.filled, 0u);
+  ASSERT_EQ(rig.heard.corrupt.size(), 2u);
+  EXPECT_EQ(rig.heard.corrupt[1].cluster, Lcn(12));
+}
+
+TEST(Scrub, GoesOnWhereItWasToldTo) {
+  ChecksumRig rig;
+  ASSERT_EQ(rig.write(0, 2 * kMiB, 1), Code::kOk);
+  ScrubOptions options;
+  options.from.cursor = Lcn(16);
+  options.from.counts.read = 256;
+  auto scrubbed = rig.wait(rig.volume().scrub(options));
+  ASSERT_TRUE(scrubbed);
+  EXPECT_EQ(scrubbed->now.counts.read, 512u);
+  EXPECT_EQ(scrubbed->now.counts.verified, 256u);
+  EXPECT_EQ(scrubbed->resume.cursor, Lcn(kGiB / (64 * kKiB)));
+}
+
+TEST(Scrub, KeepsToItsRateAndStopsWhenTold) {
+  ChecksumRig rig;
+  ASSERT_EQ(rig.write(0, 4 * kMiB, 1), Code::kOk);
+  ScrubOptions options;
+  options.bytes_per_s = kMiB;  // four seconds, if it were let
+  std::optional<Result<ScrubProgress>> out;
+  io::spawn(rig.volume().scrub(options),
+            [&](Result<ScrubProgress>&& result) { out.emplace(std::move(result)); });
+  EXPECT_EQ(rig.wait(rig.volume().scrub({})).error().code, Code::kBusy);
+  const MonoTime began = rig.loop().now();
+  while (rig.loop().now() - began < std::chrono::milliseconds(600)) EXPECT_TRUE(rig.holds(0, 4096, 1));
+  ASSERT_FALSE(out);
+  const uint64_t read = rig.volume().scrub_progress().now.counts.read * 4096;
+  EXPECT_GE(read, 256 * kKiB);
+  EXPECT_LE(read, 1200 * kKiB);
+  rig.volume().stop_scrub();
+  while (!out) EXPECT_TRUE(rig.holds(0, 4096, 1));
+  ASSERT_TRUE(*out);
+  EXPECT_LT((*out)->resume.cursor, Lcn(64));
+  EXPECT_GT((*out)->resume.cursor, Lcn(0));
+}
+
+TEST(Scrub, EndsWhenTheVolumeCloses) {
+  ChecksumRig rig;
+  ASSERT_EQ(rig.write(0, 4 * kMiB, 1), Code::kOk);
+  ScrubOptions options;
+  options.bytes_per_s = 64 * kKiB;
+  bool ended = false;
+  io::spawn(rig.volume().scrub(options), [&](Result<ScrubProgress>&&) { ended = true; });
+  rig.close();
+  EXPECT_TRUE(ended);
+}
+
+TEST(Scrub, ReadsAVolumeWithoutChecksumsToo) {
+  Rig rig;
+  rig.create(kGiB, 16 * kMiB);
+  ASSERT_EQ(rig.write(0, kMiB, 1), Code::kOk);
+  auto scrubbed = rig.wait(rig.volume().scrub({}));
+  ASSERT_TRUE(scrubbed);
+  EXPECT_EQ(scrubbed->now.counts.read, 256u);
+  EXPECT_EQ(scrubbed->now.counts.verified + scrubbed->now.counts.filled + scrubbed->now.counts.unreadable,
+            0u);
+}
+
 }  // namespace
 }  // namespace foreshadow::volume

@@ -81,6 +81,7 @@ Engine::Engine(io::Executor& executor, std::unique_ptr<extent::Recovered> recove
                   ++stats_.damaged_reads;
                   tell([what = std::move(what)](Listener& listener) { listener.on_damaged(what); });
                 }),
+      scrubber_(executor, *this, pacer_),
       buffers_(kKeepBounce),
       zeros_(kZeroBytes),
       job_ended_(executor),
@@ -136,6 +137,7 @@ IoTask* Engine::take_task(block::Request& request) {
   task->request = &request;
   task->code = Code::kOk;
   task->was_held = false;
+  task->scrub = nullptr;
   request.device_state = task;
   return task;
 }
@@ -240,6 +242,11 @@ void Engine::submit_pieces(IoTask& task) {
 
 void Engine::on_piece(Piece& piece, int result) {
   IoTask& task = *piece.task;
+  if (task.scrub != nullptr) {
+    scrub_piece(piece, result);
+    if (--task.pending == 0) pieces_done(task);
+    return;
+  }
   if (result < 0 && task.code == Code::kOk)
     task.code = code_from_errno(result) == Code::kNoSpace ? Code::kNoSpace : Code::kIo;
   if (piece.is_write) piece.segment->unsynced = true;
@@ -256,14 +263,19 @@ bool Engine::check_piece(const Piece& piece) {
   }
   const auto wrong = checksums_.verify(*piece.segment, piece.at, piece.memory);
   if (!wrong) return true;
+  tell_corrupt(piece, *wrong);
+  return false;
+}
+
+// `at` bytes into the piece.
+void Engine::tell_corrupt(const Piece& piece, uint64_t at) {
   const IoTask& task = *piece.task;
   const auto in_task = static_cast<uint64_t>(piece.memory.data() - task.memory);
-  const Lcn lcn(static_cast<uint32_t>((task.begin + in_task + *wrong) >> geometry_.cluster_bits()));
+  const Lcn lcn(static_cast<uint32_t>((task.begin + in_task + at) >> geometry_.cluster_bits()));
   ++stats_.checksum_errors;
-  tell([where = CorruptData{piece.segment->row.id, piece.at + *wrong, lcn}](Listener& listener) {
+  tell([where = CorruptData{piece.segment->row.id, piece.at + at, lcn}](Listener& listener) {
     listener.on_corrupt_data(where);
   });
-  return false;
 }
 
 void Engine::pieces_done(IoTask& task) {
@@ -318,6 +330,17 @@ void Engine::count(block::OpKind kind, uint64_t offset, uint64_t length, uint64_
 void Engine::finish(IoTask& task, Code code) {
   ASSERT(task.nodes.empty() && task.pending == 0);
   block::Request& request = *task.request;
+  if (task.scrub == nullptr) count(request, code);
+  if (task.bounce.size() > 0) buffers_.give(std::move(task.bounce));
+  task.bounce = io::Buffer();
+  task.request = nullptr;
+  task.plans.clear();
+  idle_tasks_.push_back(&task);
+  if (idle_tasks_.size() == tasks_.size()) drained_.notify_all();
+  request.done(&request, code);
+}
+
+void Engine::count(const block::Request& request, Code code) {
   const auto latency = static_cast<uint64_t>(
       std::chrono::duration_cast<std::chrono::microseconds>(executor_.now() - request.submitted_at).count());
   if (request.kind == block::OpKind::kRead || request.kind == block::OpKind::kWrite)
@@ -327,13 +350,6 @@ void Engine::finish(IoTask& task, Code code) {
   if (code != Code::kOk && request.kind != block::OpKind::kRead && code != Code::kShutdown)
     ++stats_.failed_writes;
   --stats_.queue_depth;
-  if (task.bounce.size() > 0) buffers_.give(std::move(task.bounce));
-  task.bounce = io::Buffer();
-  task.request = nullptr;
-  task.plans.clear();
-  idle_tasks_.push_back(&task);
-  if (idle_tasks_.size() == tasks_.size()) drained_.notify_all();
-  request.done(&request, code);
 }
 
 }  // namespace foreshadow::volume

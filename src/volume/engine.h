@@ -17,12 +17,18 @@
 #include "volume/move_table.h"
 #include "volume/pacer.h"
 #include "volume/placement.h"
+#include "volume/relocator.h"
+#include "volume/scrubber.h"
 #include "volume/squeezer.h"
 #include "volume/volume.h"
 
 namespace foreshadow::volume {
 
-class Engine final : public Volume, private CommitSink, private PlacementSink, private MoveSink {
+class Engine final : public Volume,
+                     private CommitSink,
+                     private PlacementSink,
+                     private MoveSink,
+                     private ScrubSource {
  public:
   Engine(io::Executor& executor, std::unique_ptr<extent::Recovered> recovered, std::vector<SegmentFile> files,
          RunOptions options);
@@ -53,6 +59,9 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   io::Task<Status> flush() override { return committer_.commit(); }
   io::Task<Status> checkpoint() override;
   io::Task<Result<extent::CheckReport>> check() override;
+  io::Task<Result<ScrubProgress>> scrub(ScrubOptions options) override;
+  void stop_scrub() override { scrubber_.stop(); }
+  const ScrubProgress& scrub_progress() const override { return scrubber_.progress(); }
   io::Task<Status> close() override;
   Usage usage() const override;
   std::vector<SegmentInfo> segments() const override;
@@ -72,6 +81,7 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   void pieces_done(IoTask& task);
   void finish_later(IoTask& task, Code code);
   void finish(IoTask& task, Code code);
+  void count(const block::Request& request, Code code);
   void durable_or_finish(IoTask& task);  // honours FUA
   void add_piece(IoTask& task, Pcn owner, uint64_t from, uint64_t to, bool is_write);
   void on_posted(IoTask& task);
@@ -80,6 +90,7 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   void on_unpacked(IoTask& task, Code code);
   bool zero_squeezed(IoTask& task, const LockNode& node);
   bool check_piece(const Piece& piece);
+  void tell_corrupt(const Piece& piece, uint64_t at);
   uint16_t bits_of(Lcn lcn, uint64_t begin, uint64_t end) const;
 
   // What is done inside the call (engine_now.cc).
@@ -122,6 +133,15 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   void next_unmap_step(IoTask& task);
   bool lock_unmap(IoTask& task);
   void run_unmap(IoTask& task);
+
+  // Scrub (engine_scrub.cc).
+  void scrub_piece(const Piece& piece, int result);
+  Lcn next_mapped(Lcn from) override;
+  Lcn end() override { return Lcn(map_.clusters()); }
+  uint64_t stored_sub_blocks() override { return map_.mapped_sub_blocks(); }
+  uint64_t sub_block_bytes() override { return geometry_.sub_block(); }
+  io::Task<Status> scrub_clusters(Lcn first, uint32_t clusters, ScrubCounts& counts) override;
+  io::Task<Status> keep_checksums() override { return checkpoint(); }
 
   // The wall (engine_hold.cc).
   void hold(IoTask& task);
@@ -189,6 +209,7 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   Relocator relocator_;
   Departures departures_;
   Unpacker unpacker_;
+  Scrubber scrubber_;
   block::IoStats stats_;
   Listener* listener_ = nullptr;
   std::vector<std::unique_ptr<IoTask>> tasks_;

@@ -37,6 +37,8 @@ struct ClusterPlan {
   bool skip = false;  // zeros onto nothing: nothing to do
 };
 
+struct ScrubCounts;
+
 struct IoTask : LockOwner, CommitWaiter {
   enum class Step : uint8_t { kRead, kFill, kWrite, kUnmap };
 
@@ -44,7 +46,8 @@ struct IoTask : LockOwner, CommitWaiter {
   block::Request* request = nullptr;
   Step step = Step::kRead;
   Code code = Code::kOk;
-  uint32_t pending = 0;  // pieces and unpacks in flight
+  uint32_t pending = 0;          // pieces and unpacks in flight
+  ScrubCounts* scrub = nullptr;  // a read of the scrub's, which counts there
 
   // The range of the present step, in the volume, and the memory that stands for it. With a bounce buffer the
   // range is the step's own, widened to whole sub-blocks.

@@ -129,6 +129,8 @@ io::Task<Status> Engine::close() {
   relocator_.stop();
   job_ended_.notify_all();  // who waits for a turn is told
   while (job_.kind != JobKind::kNone) co_await job_ended_.wait();
+  scrubber_.stop();
+  auto idle = co_await scrubber_.wait_idle();
   while (idle_tasks_.size() != tasks_.size()) co_await drained_.wait();
   auto committed = co_await committer_.commit();
   auto written = co_await checkpointer_.run_now();
@@ -136,6 +138,7 @@ io::Task<Status> Engine::close() {
   auto checkpoints = co_await checkpointer_.close();
   while (retry_posted_ || noted_posted_ || !news_.empty()) co_await io::yield(executor_);
   executor_.cancel(hold_timer_);
+  if (!idle) co_return idle;
   if (!committed) co_return committed;
   if (!written) co_return written;
   if (!commits) co_return commits;

@@ -18,6 +18,7 @@
 #include "io/executor.h"
 #include "io/file.h"
 #include "io/task.h"
+#include "volume/scrubber.h"
 #include "volume/squeeze.h"
 
 namespace foreshadow::volume {
@@ -169,6 +170,12 @@ class Volume : public block::BlockDevice {
   // Proves or refutes every invariant against what is on disk as of the last commit; the volume serves on
   // meanwhile.
   virtual io::Task<Result<extent::CheckReport>> check() = 0;
+  // Reads everything that is stored, verifies what has a checksum and gives one to what has none; see
+  // scrubber.h. Returns at the end of the volume or after stop_scrub(); `resume` of what it returns, and of
+  // scrub_progress(), is where to go on, in another life too. kBusy while one runs.
+  virtual io::Task<Result<ScrubProgress>> scrub(ScrubOptions options) = 0;
+  virtual void stop_scrub() = 0;
+  virtual const ScrubProgress& scrub_progress() const = 0;
   // Fails what is held, waits for what is in flight, flushes, checkpoints. submit() then completes with
   // kShutdown. The Volume may be destroyed afterwards. An error is what could not be made durable.
   virtual io::Task<Status> close() = 0;

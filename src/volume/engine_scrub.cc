@@ -1,0 +1,92 @@
+// What a scrub does with the engine: reads like a client's, which see every sub-block as it is stored.
+#include <algorithm>
+#include <utility>
+
+#include "volume/engine.h"
+
+namespace foreshadow::volume {
+namespace {
+
+// A read of the scrub's own; `request` is what the engine's tasks know of it.
+struct ScrubRead : block::Request {
+  std::coroutine_handle<> waiter;
+  Code outcome = Code::kOk;
+  ScrubRead() {
+    done = [](block::Request* self, Code code) {
+      auto* read = static_cast<ScrubRead*>(self);
+      read->outcome = code;
+      read->waiter.resume();
+    };
+  }
+};
+
+}  // namespace
+
+Lcn Engine::next_mapped(Lcn from) {
+  for (Lcn at = map_.next_populated(from); at.v < map_.clusters(); at = map_.next_populated(at.next())) {
+    if (map_.get(at).mask() != 0) return at;
+  }
+  return end();
+}
+
+io::Task<Status> Engine::scrub_clusters(Lcn first, uint32_t clusters, ScrubCounts& counts) {
+  if (closing_) co_return fail(Code::kShutdown, "the volume is closing");
+  const uint64_t cluster = geometry_.cluster();
+  ScrubRead read;
+  read.kind = block::OpKind::kRead;
+  read.offset = first.v * cluster;
+  read.length = std::min(clusters * cluster, align_down(size_, geometry_.sub_block()) - read.offset);
+  io::Buffer memory = buffers_.take(read.length);
+  read.data = memory.first(read.length);
+  struct Await {
+    Engine& engine;
+    ScrubRead& read;
+    ScrubCounts& counts;
+    bool await_ready() const noexcept { return false; }
+    void await_suspend(std::coroutine_handle<> h) {
+      read.waiter = h;
+      read.submitted_at = engine.executor_.now();
+      IoTask& task = *engine.take_task(read);
+      task.scrub = &counts;
+      engine.start_read(task);
+    }
+    void await_resume() const noexcept {}
+  };
+  co_await Await{*this, read, counts};
+  buffers_.give(std::move(memory));
+  co_return Status{};  // what went wrong is in the counts
+}
+
+// A piece that a scrub has read, with nobody writing beside it.
+void Engine::scrub_piece(const Piece& piece, int result) {
+  ScrubCounts& counts = *piece.task->scrub;
+  const uint64_t sub_block = geometry_.sub_block();
+  const uint64_t blocks = piece.memory.size() / sub_block;
+  counts.read += blocks;
+  if (result < 0) {
+    counts.unreadable += blocks;
+    return;
+  }
+  for (uint64_t i = 0; i < blocks && checksums_.on(); ++i) {
+    const auto bytes = piece.memory.subspan(i * sub_block, sub_block);
+    const uint64_t at = piece.at + i * sub_block;
+    uint64_t unknown = 0;
+    if (checksums_.verify(*piece.segment, at, bytes, &unknown)) {
+      ++counts.corrupt;
+      tell_corrupt(piece, i * sub_block);
+    } else if (unknown == 0) {
+      ++counts.verified;
+    } else if (piece.segment->checksums.exists()) {
+      checksums_.written(*piece.segment, at, bytes);
+      ++counts.filled;
+    }
+  }
+}
+
+io::Task<Result<ScrubProgress>> Engine::scrub(ScrubOptions options) {
+  if (closing_) co_return fail(Code::kShutdown, "the volume is closing");
+  auto done = co_await scrubber_.run(options);
+  co_return done;
+}
+
+}  // namespace foreshadow::volume
