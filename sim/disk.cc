@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <vector>
 
 #include "base/assert.h"
 #include "base/crc32c.h"
@@ -255,16 +256,21 @@ int Disk::finish_write(io::Op& op) {
     fail_write(op.offset, bytes);
     return -error;
   }
-  uint64_t offset = op.offset;
-  if (count == faults.phantom_at || count == faults.misdirect_at) {
+  const bool phantom = misleads(faults.phantom_at, count, op.offset);
+  if (phantom || misleads(faults.misdirect_at, count, op.offset)) {
     ++counts_.misled;
-    if (count == faults.phantom_at) return 0;
-    offset = std::min(faults.misdirect_to, size_ - bytes.size());
+    misled_ = true;
+    std::vector<std::byte> before(bytes.size());
+    visible_.read(op.offset, before);
+    op.kind == kWriteDurable ? make_durable(op.offset, bytes) : make_pending(op.offset, bytes);
+    visible_.write(op.offset, before);
+    if (!phantom) visible_.write(std::min(faults.misdirect_to, size_ - bytes.size()), bytes);
+    return 0;
   }
   if (op.kind == kWriteDurable) {
-    make_durable(offset, bytes);
+    make_durable(op.offset, bytes);
   } else {
-    make_pending(offset, bytes);
+    make_pending(op.offset, bytes);
   }
   return 0;
 }
@@ -407,7 +413,7 @@ void Disk::power_off() {
   ASSERT(powered_);
   auto writes = collect_undecided();
   tear(writes);
-  if (forgot_) {
+  if (forgot_ || misled_) {
     visible_.copy_from(durable_);
   } else {
     for (const Undecided& write : writes) visible_.copy_range(durable_, write.offset, write.bytes.size());
@@ -415,6 +421,7 @@ void Disk::power_off() {
   drop_front(pending_.size());
   powered_ = false;
   forgot_ = false;
+  misled_ = false;
 }
 
 void Disk::kill_process() {
@@ -438,6 +445,17 @@ void Disk::flip_bits(uint64_t offset, std::byte mask) {
     store->read(offset, value);
     value[0] ^= mask;
     store->write(offset, value);
+  }
+}
+
+void Disk::heal_bits(uint64_t offset, std::byte mask, std::span<const std::byte> as_it_was) {
+  std::vector<std::byte> sector(kSector);
+  const uint64_t from = offset / kSector * kSector;
+  for (PageStore* store : {&durable_, &visible_}) {
+    store->read(from, sector);
+    if (!std::equal(sector.begin(), sector.end(), as_it_was.begin())) continue;
+    sector[offset - from] ^= mask;
+    store->write(from, sector);
   }
 }
 

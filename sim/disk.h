@@ -45,7 +45,8 @@ struct Faults {
   uint64_t phantom_at = 0;    // this write is acknowledged and goes nowhere
   uint64_t misdirect_at = 0;  // this write lands at `misdirect_to`
   uint64_t misdirect_to = 0;
-  uint64_t slow_at = 0;  // this call takes `slow_by` of virtual time
+  uint64_t misled_from = 0;  // of these two: or the first one after it that goes to this offset or past it
+  uint64_t slow_at = 0;      // this call takes `slow_by` of virtual time
   Nanos slow_by{};
 };
 
@@ -106,7 +107,13 @@ class Disk final : public Device {
   // Goes up whenever what a power cut may leave has changed.
   uint64_t changes() const { return changes_; }
 
+  // A phantom or misdirected write has happened since the power came on. It is a lie about what is visible:
+  // what a power cut leaves is as if the write had gone where it was meant to.
+  bool misled() const { return misled_; }
+
   void flip_bits(uint64_t offset, std::byte mask);  // rot: in cache and on the platter
+  // Flips them back where the sector is still `as_it_was` when they were flipped.
+  void heal_bits(uint64_t offset, std::byte mask, std::span<const std::byte> as_it_was);
   Faults faults;
   CallFault* shared = nullptr;  // not owned
   // Some reads and writes are done inside the call, as by a file in memory: completed like any other, and as
@@ -141,6 +148,10 @@ class Disk final : public Device {
     const uint8_t* live;  // a flag a sector; null: all
   };
 
+  bool misleads(uint64_t at, uint64_t count, uint64_t offset) const {
+    if (at == 0 || offset < faults.misled_from) return false;
+    return count == at || (count > at && faults.misled_from > 0 && !misled_);
+  }
   void submit(io::Op& op, Kind kind, uint64_t offset, std::byte* data, size_t length);
   // The errno with which a call of this kind fails now, or 0. `at` and `count` are of the disk's own faults.
   int error_now(CallFault::Kind kind, uint64_t at, uint64_t count);
@@ -176,6 +187,7 @@ class Disk final : public Device {
   std::vector<uint8_t> live_;
   std::vector<io::Op*> writes_in_flight_;
   DiskCounts counts_;
+  bool misled_ = false;
   uint64_t failed_sync_ticket_ = 0;  // of the first failure of this power cycle
 };
 

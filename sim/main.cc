@@ -127,6 +127,7 @@ struct Tally {
   std::atomic<bool> stop{false};
   uint64_t working = 0;
   uint64_t seeds = 0, crashes = 0, operations = 0, faults = 0, squeezed = 0, violations = 0;
+  uint64_t data_faults = 0, refusals = 0;
   uint64_t hash = 0;
 };
 
@@ -156,6 +157,8 @@ void work(const Options& options, Tally& tally) {
     tally.operations += result.operations;
     tally.faults += result.faults;
     tally.squeezed += result.squeezed;
+    tally.data_faults += result.data_faults;
+    tally.refusals += result.refusals;
     tally.hash += result.hash * (2 * seed + 1);  // the same in whatever order the workers finish
     if (result.violation.empty()) continue;
     report(options, seed, result.violation);
@@ -193,10 +196,10 @@ int run_seeds(const Options& options) {
   for (std::thread& worker : workers) worker.join();
   fmt::print(
       "{{\"seeds\": {}, \"crashes\": {}, \"operations\": {}, \"faults\": {}, \"squeezed\": {}, "
-      "\"violations\": {}, \"seconds\": {:.2f}, "
+      "\"data_faults\": {}, \"refusals\": {}, \"violations\": {}, \"seconds\": {:.2f}, "
       "\"crashes_per_s\": {:.0f}, \"hash\": \"{:016x}\"}}\n",
-      tally.seeds, tally.crashes, tally.operations, tally.faults, tally.squeezed, tally.violations, seconds,
-      static_cast<double>(tally.crashes) / seconds, tally.hash);
+      tally.seeds, tally.crashes, tally.operations, tally.faults, tally.squeezed, tally.data_faults,
+      tally.refusals, tally.violations, seconds, static_cast<double>(tally.crashes) / seconds, tally.hash);
   return tally.violations == 0 ? 0 : 1;
 }
 

@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "extent/checksum_page.h"
 #include "extent/recovery.h"
 #include "io/task.h"
 #include "sim/workload.h"
@@ -40,8 +41,8 @@ class Run {
     if (world_.ok()) final_look();
     for (const Backing* backing : world_.backings()) world_.note(backing->disk->crc());
     world_.note(world_.scheduler.steps());
-    return {world_.crashes,    world_.operations, world_.faults,   world_.squeezed,
-            world_.call_fault, world_.hash,       world_.violation};
+    return {world_.crashes,  world_.operations, world_.faults, world_.squeezed, world_.data_faults,
+            world_.refusals, world_.call_fault, world_.hash,   world_.violation};
   }
 
  private:
@@ -92,7 +93,8 @@ class Run {
     Faults& faults = disk.faults;
     const DiskCounts& so_far = disk.counts();
     const uint64_t ahead = 1 + rng.below(rng.below(2) == 0 ? 12 : 120);
-    const uint64_t kind = rng.below(4);
+    const uint64_t kind = rng.below(world_.swarm.create.checksums && all_known_ ? 6 : 4);
+    if (kind >= 4) return draw_misled(kind == 4, ahead);
     if (kind == 0) faults.read_at = so_far.reads + ahead;
     if (kind == 1) faults.write_at = so_far.writes + ahead;
     if (kind == 2) faults.sync_at = so_far.syncs + 1 + ahead / 4;
@@ -102,6 +104,24 @@ class Run {
     }
     faults.persistent = rng.below(2) == 0;
     world_.say("fault: kind {} in {} calls{}", kind, ahead, faults.persistent ? ", for good" : "");
+  }
+
+  // A write of data that goes nowhere, or elsewhere. In a life that follows no crash, so that everything has
+  // a checksum, and nothing can be served wrong by rule.
+  void draw_misled(bool phantom, uint64_t ahead) {
+    Disk& disk = *world_.primary.disk;
+    Faults& faults = disk.faults;
+    faults.misled_from = data_offset(world_.primary);
+    (phantom ? faults.phantom_at : faults.misdirect_at) = disk.counts().writes + ahead;
+    const uint64_t room = disk.size() - faults.misled_from;
+    faults.misdirect_to =
+        faults.misled_from + align_down(world_.rng.below(room), std::max(disk.alignment(), kSector));
+    world_.say("fault: {} data write in {} calls", phantom ? "phantom" : "misdirected", ahead);
+  }
+  static uint64_t data_offset(const Backing& backing) {
+    std::vector<std::byte> block(extent::kMetaBlock);
+    const auto label = extent::decode_label(backing.disk->peek(0, block), 0);
+    return label ? label->layout.data_offset : backing.disk->size() - kSector;
   }
 
   // ---- a life
@@ -122,7 +142,7 @@ class Run {
       return;
     }
     if (!*opened) {
-      if (rotten_) return world_.say("refused: {}", opened->error().message);
+      if (world_.rotten) return world_.say("refused: {}", opened->error().message);
       if (world_.any_failure()) return world_.say("open failed: {}", opened->error().message);
       return world_.violate("open: " + opened->error().message);
     }
@@ -153,6 +173,7 @@ class Run {
       }
     }
     if (world_.ok() && chance(world_.swarm.faults || sweeps() ? 60 : 15)) drain(workload, *volume);
+    if (world_.ok() && world_.primary.disk->misled() && !fate()) workload.read_all(stop);
     if (world_.ok() && clean_) return close(std::move(volume), workload);
     workload.crashed();
     cut_power();
@@ -165,6 +186,7 @@ class Run {
       return world_.violate("hangs: " + workload.unfinished());
     }
     world_.say("drained");
+    if (world_.primary.disk->misled()) workload.read_all([] { return false; });
     workload.check_usage();
     // Policy: a failed sync of a segment in service makes the volume read-only.
     if (world_.told_of_failed_sync() && volume.read_only_reason().empty()) {
@@ -207,7 +229,11 @@ class Run {
   // must not build on that before it has made it durable, or a later power cut takes back what a client has
   // seen and flushed.
   void cut_power() {
-    const bool only_the_process = (world_.hash + world_.crashes) % 4 == 0 && !world_.forgot();
+    const auto backings = world_.backings();
+    const bool misled = std::any_of(backings.begin(), backings.end(),
+                                    [](const Backing* backing) { return backing->disk->misled(); });
+    world_.data_faults += misled ? 1 : 0;
+    const bool only_the_process = (world_.hash + world_.crashes) % 4 == 0 && !world_.forgot() && !misled;
     world_.say("{}, {} sectors undecided on the primary", only_the_process ? "killed" : "power off",
                world_.primary.disk->undecided());
     only_the_process ? world_.kill_process() : world_.power_off();
@@ -238,9 +264,10 @@ class Run {
     if (world_.call_fault.injected > 0) world_.call_fault.armed = false;
     world_.power_on();
     if (rotten_) heal();
+    all_known_ = all_known_ && closed_clean_ && !world_.any_failure();
     if (std::exchange(closed_clean_, false)) {
       offline_check();
-      if (world_.swarm.faults && chance(60)) rot();
+      if (world_.swarm.faults && chance(60)) world_.swarm.create.checksums&& chance(50) ? rot_data() : rot();
     }
   }
 
@@ -298,6 +325,42 @@ class Run {
     return false;
   }
 
+  // Flips a bit of some stored sub-block that has a checksum. It may be refused; it may not be served.
+  void rot_data() {
+    std::vector<io::File*> files;
+    std::vector<std::unique_ptr<io::File>> opened;
+    const auto backings = world_.backings();
+    for (const Backing* backing : backings) files.push_back(opened.emplace_back(backing->disk->open()).get());
+    std::optional<Result<std::unique_ptr<extent::Recovered>>> state;
+    io::spawn(extent::recover(files), [&](auto&& result) { state.emplace(std::move(result)); });
+    world_.scheduler.run_until([&] { return state.has_value(); }, kPatience);
+    if (!state || !*state) return;  // an orphan with a torn label, say
+    const extent::Recovered& volume = ***state;
+    const Lcn lcn(static_cast<uint32_t>(world_.rng.below(volume.map.clusters())));
+    const auto bit = static_cast<uint32_t>(world_.rng.below(extent::kSubBlocks));
+    const extent::Mapping mapping = volume.map.get(lcn);
+    if (mapping.is_squeezed()) return;  // rot_squeezed() is about those
+    const Pcn owner = (mapping.mask_a >> bit & 1) != 0   ? mapping.a
+                      : (mapping.mask_b >> bit & 1) != 0 ? mapping.b
+                                                         : Pcn(0);
+    for (const extent::RecoveredSegment& segment : volume.segments) {
+      if (owner < segment.row.pcn_base || owner.v - segment.row.pcn_base.v >= segment.row.clusters) continue;
+      const uint64_t index = uint64_t{owner.v - segment.row.pcn_base.v} * extent::kSubBlocks + bit;
+      if (segment.checksums.get(index) == extent::kUnknownChecksum) return;
+      const uint64_t sub_block = world_.swarm.create.geometry.sub_block();
+      rotten_ = backings[segment.file]->disk.get();
+      rot_at_ = segment.layout.data_offset + index * sub_block + world_.rng.below(sub_block);
+      world_.damage = {lcn.v * world_.swarm.create.geometry.cluster() + bit * sub_block, sub_block};
+    }
+    if (rotten_ == nullptr) return;
+    rot_mask_ = static_cast<std::byte>(1u << world_.rng.below(8));
+    rotten_->flip_bits(rot_at_, rot_mask_);
+    rot_block_ = rotten_block();
+    ++world_.faults;
+    ++world_.data_faults;
+    world_.say("rot of data: sub-block at sector {}", world_.damage->offset / kSector);
+  }
+
   // Flips a bit of the metadata of a volume at rest. It may be refused; it may not serve anything wrong.
   void rot() {
     if (!chance(40) || !rot_squeezed()) choose_metadata();
@@ -327,9 +390,10 @@ class Run {
   }
   // Puts the bit back, unless the engine has written the sector anew.
   void heal() {
-    if (rotten_block() == rot_block_) rotten_->flip_bits(rot_at_, rot_mask_);
+    rotten_->heal_bits(rot_at_, rot_mask_, rot_block_);
     rotten_ = nullptr;
     world_.rotten = false;
+    world_.damage.reset();
   }
 
   // After the last crash: recover once more, undisturbed, and read everything.
@@ -341,7 +405,7 @@ class Run {
               [&](Opened&& result) { opened.emplace(std::move(result)); });
     if (!world_.scheduler.run_until([&] { return opened.has_value(); }, kPatience))
       return world_.violate("the last open hangs");
-    if (rotten_ && !*opened) return;
+    if (world_.rotten && !*opened) return;
     if (!*opened) return world_.violate("the last open: " + opened->error().message);
     recover_promises(*(*opened)->volume, (*opened)->orphans);
     {
@@ -358,6 +422,7 @@ class Run {
   uint64_t crash_at_ = UINT64_MAX;
   bool clean_ = false;
   bool closed_clean_ = false;
+  bool all_known_ = true;  // no crash, and no failed write, has left anything without a checksum
   Disk* rotten_ = nullptr;
   uint64_t rot_at_ = 0;
   std::byte rot_mask_{};

@@ -18,9 +18,12 @@ struct SeedResult {
   uint64_t operations = 0;  // requests and control operations
   uint64_t faults = 0;      // injected errors and flipped bits that met the engine
   uint64_t squeezed = 0;    // clusters squeezed by passes that came to their end
-  CallFault fault;          // as it is at the end
-  uint64_t hash = 0;        // of everything that happened; equal for equal seeds
-  std::string violation;    // empty: none
+  // Of the faults, data that rotted, went nowhere or elsewhere; none of it is ever served.
+  uint64_t data_faults = 0;
+  uint64_t refusals = 0;  // requests that were refused for them
+  CallFault fault;        // as it is at the end
+  uint64_t hash = 0;      // of everything that happened; equal for equal seeds
+  std::string violation;  // empty: none
 };
 
 // Pure: the result depends on the arguments alone. Any thread; runs of different seeds share nothing.

@@ -308,6 +308,29 @@ TEST_F(DiskTest, FaultsHitTheCallTheyName) {
   EXPECT_GE(scheduler.now() - before, std::chrono::seconds(3));
 }
 
+TEST_F(DiskTest, APhantomOrMisdirectedWriteIsALieUntilThePowerGoes) {
+  write(16384, filled(512, 1));
+  sync();
+  disk.faults.misled_from = 16384;
+  disk.faults.misdirect_at = disk.counts().writes + 1;
+  disk.faults.misdirect_to = 16384;
+  write(0, filled(512, 2));  // below: not this one
+  EXPECT_FALSE(disk.misled());
+  write(20480, filled(512, 3));
+  EXPECT_TRUE(disk.misled());
+  EXPECT_EQ(first_byte(20480), 0);
+  EXPECT_EQ(first_byte(16384), 3);
+  write(24576, filled(512, 4));  // once is enough
+  EXPECT_EQ(first_byte(24576), 4);
+  sync();
+  disk.power_off();
+  disk.power_on();
+  file = disk.open();
+  EXPECT_FALSE(disk.misled());
+  EXPECT_EQ(first_byte(20480), 3);
+  EXPECT_EQ(first_byte(16384), 1);
+}
+
 TEST_F(DiskTest, EverySubsetOfUndecidedSectorsCanBeEnumerated) {
   write(0, filled(1024, 1));
   sync();

@@ -38,6 +38,7 @@ void draw_weights(Rng& rng, Swarm& out) {
   set(Act::kCheckpoint, static_cast<uint32_t>(between(rng, 1, 4)), 60);
   set(Act::kCheck, 1, 30);
   set(Act::kSqueeze, static_cast<uint32_t>(between(rng, 1, 4)), 50);
+  set(Act::kScrub, 2, 40);
   set(Act::kPause, static_cast<uint32_t>(between(rng, 1, 4)), 60);
   if (rng.chance(1, 8)) {  // a run about the lives of segments
     set(Act::kGrant, 15, 100);

@@ -26,7 +26,8 @@ enum class Act : uint8_t {
   kCheckpoint,
   kCheck,
   kSqueeze,  // a pass over the primary or an attached shadow
-  kPause,    // no new requests for a while of virtual time, so that idle timers fire
+  kScrub,
+  kPause,  // no new requests for a while of virtual time, so that idle timers fire
   kCount,
 };
 

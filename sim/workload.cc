@@ -80,6 +80,8 @@ void Workload::start(Act act) {
       return check();
     case Act::kSqueeze:
       return squeeze();
+    case Act::kScrub:
+      return scrub();
     case Act::kPause:
       return pause();
     default:
@@ -257,6 +259,10 @@ void Workload::note_room() {
 // An error must have a reason the client can know of.
 void Workload::judge_error(Slot& slot, Code code) {
   if (code == Code::kShutdown && closing_) return;
+  if (code == Code::kCorrupt && world_.may_be_corrupt(slot.offset, slot.length)) {
+    ++world_.refusals;
+    return;
+  }
   const bool allocates = slot.kind == block::OpKind::kWrite || slot.kind == block::OpKind::kZero ||
                          slot.kind == block::OpKind::kTrim;
   // The disk may have said so itself.
@@ -276,8 +282,10 @@ void Workload::judge_error(Slot& slot, Code code) {
     }
     return;
   }
-  const bool excused =
-      slot.kind == block::OpKind::kRead ? world_.failures().failed_reads > 0 : world_.any_failure();
+  // No error of a disk makes good data look bad.
+  const bool excused = code == Code::kCorrupt              ? false
+                       : slot.kind == block::OpKind::kRead ? world_.failures().failed_reads > 0
+                                                           : world_.any_failure();
   // A squeezed cluster may be the rotten one, and who writes a part of a sub-block reads it first.
   if (excused || (world_.rotten && code == Code::kIo && volume_.stats().damaged_reads > 0)) return;
   world_.violate(fmt::format("{} of sectors {}+{} failed without cause: {}",
@@ -500,6 +508,26 @@ void Workload::squeeze() {
                                    (code == Code::kNotFound && shadow != nullptr);
               (void)control_ended("squeeze", excused ? Status{} : tl::unexpected(report.error()));
             });
+}
+
+// Sometimes cut short, and sometimes slowly.
+void Workload::scrub() {
+  if (volume_.scrub_progress().running) return volume_.stop_scrub();
+  control_began("scrub");
+  volume::ScrubOptions options;
+  if (world_.rng.below(3) == 0) options.bytes_per_s = 1 + world_.rng.below(100'000'000);
+  if (world_.rng.below(3) == 0) options.from = volume_.scrub_progress().resume;
+  const auto before = options.from.counts;
+  io::spawn(volume_.scrub(options), [this, before](const Result<volume::ScrubProgress>& done) {
+    const bool judged = control_ended("scrub", done ? Status{} : tl::unexpected(done.error()));
+    if (!judged || !done) return;
+    const volume::ScrubCounts& counts = done->now.counts;
+    if (counts.corrupt > before.corrupt && !world_.may_be_corrupt(0, world_.oracle.bytes()))
+      world_.violate(
+          fmt::format("a scrub calls {} good sub-blocks corrupt", counts.corrupt - before.corrupt));
+    if (counts.unreadable > before.unreadable && world_.failures().failed_reads == 0)
+      world_.violate(fmt::format("a scrub calls {} sub-blocks unreadable", counts.unreadable));
+  });
 }
 
 // Long enough for the idle timers, sometimes for the wall.

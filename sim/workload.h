@@ -34,6 +34,15 @@ class Workload {
     if (!stop() && world_.ok()) check_usage();
   }
 
+  // Reads everything as a client would, beside what else is in flight. Steps the scheduler as read_back().
+  template <typename Stop>
+  void read_all(Stop stop) {
+    for (uint64_t at = 0; at < world_.oracle.bytes() && !stop() && world_.ok(); at += world_.swarm.io_max) {
+      request(Act::kRead, at, std::min(world_.swarm.io_max, world_.oracle.bytes() - at), false);
+      world_.scheduler.run_until([&] { return idle() || stop(); });
+    }
+  }
+
   // From now on answers are not judged: the power is off.
   void crashed() { crashed_ = true; }
   // From now on kShutdown is an answer.
@@ -79,6 +88,7 @@ class Workload {
   void checkpoint();
   void check();
   void squeeze();
+  void scrub();
   void pause();
   Backing* pick_attached();
 

@@ -55,9 +55,16 @@ struct World {
   uint64_t faults = 0;
   uint64_t squeezed = 0;  // clusters, by passes that came to their end
   uint64_t hash = 0x9e3779b97f4a7c15ull;
-  bool rotten = false;    // a bit of some metadata is flipped in this life
-  DiskCounts forgotten;   // failures of earlier lives
-  std::string violation;  // the first one; empty while all is well
+  bool rotten = false;  // a bit of some metadata is flipped in this life
+  // Of the volume, with checksums: a sub-block whose data is rotten. Whoever reads it must be told so.
+  struct Damage {
+    uint64_t offset = 0, length = 0;
+  };
+  std::optional<Damage> damage;
+  uint64_t data_faults = 0;  // rotten sub-blocks, phantom and misdirected writes of data
+  uint64_t refusals = 0;     // requests that were refused for them
+  DiskCounts forgotten;      // failures of earlier lives
+  std::string violation;     // the first one; empty while all is well
 
   bool ok() const { return violation.empty(); }
   void violate(std::string what) {
@@ -114,6 +121,14 @@ struct World {
   bool any_failure() const {
     const DiskCounts out = failures();
     return out.failed_reads + out.failed_writes + out.failed_syncs > 0;
+  }
+  // A request for that range may be refused because the data is not what was written.
+  bool may_be_corrupt(uint64_t offset, uint64_t length) {
+    if (damage && offset < damage->offset + damage->length && damage->offset < offset + length) return true;
+    for (const Backing* backing : backings()) {
+      if (backing->disk->misled()) return true;
+    }
+    return false;
   }
   void forget_failures() { forgotten = all_failures(); }
   void power_off() {
