@@ -8,6 +8,7 @@
 
 #include "agent/agent_limits.h"
 #include "agent/intent_runner.h"
+#include "agent/scrubs.h"
 #include "agent/session.h"
 #include "agent/telemetry.h"
 #include "agent/volume_set.h"
@@ -29,7 +30,8 @@ class RunningAgent final : public Agent, private EventSink, private Session::Hos
         server_(loop),
         volumes_(*catalog_, server_, *this, options_.clock, rng_,
                  NbdSocket{options_.nbd_socket, options_.nbd_tls_on_socket}),
-        intents_(*catalog_, volumes_, structure_, [this](v1::Ack ack) { answer(std::move(ack)); }) {
+        scrubs_(*catalog_, structure_, *this, options_.clock),
+        intents_(*catalog_, volumes_, scrubs_, structure_, [this](v1::Ack ack) { answer(std::move(ack)); }) {
     server_.report_refusals([this](const std::string& why) { on_refused(why); });
     tick_.owner = this;
     tick_.timer.op.done = on_tick;
@@ -68,6 +70,7 @@ class RunningAgent final : public Agent, private EventSink, private Session::Hos
   Gate structure_;
   nbd::Server server_;
   VolumeSet volumes_;
+  Scrubs scrubs_;
   IntentRunner intents_;
   Telemetry telemetry_;
   std::unique_ptr<Session> session_;
@@ -95,6 +98,8 @@ io::Task<Status> RunningAgent::begin() {
   if (!found) co_return found;
   const Status asked = co_await catalog_->refresh_usage();
   if (!asked) co_return asked;
+  const Status scrubs = co_await scrubs_.resume(volumes_.hosts());
+  if (!scrubs) co_return scrubs;
   const Status listening = listen();
   if (!listening) co_return listening;
   if (options_.control.empty()) co_return Status{};
@@ -148,6 +153,8 @@ io::Task<Status> RunningAgent::stop() {
   server_.stop([&drained] { drained.set(); });
   const Status closed = co_await volumes_.close_all();
   co_await drained;
+  const Status scrubbed = co_await scrubs_.finish();
+  if (!scrubbed) co_return scrubbed;
   co_return finished ? closed : finished;
 }
 
@@ -162,8 +169,8 @@ void RunningAgent::on_refused(const std::string& why) {
 }
 
 void RunningAgent::on_event(v1::VolumeEvent event) {
-  // What makes a volume read-only was logged, as an error, where it was found.
-  if (event.kind() != v1::VolumeEvent::KIND_READ_ONLY) {
+  // What makes a volume read-only, or is corrupt, was logged, as an error, where it was found.
+  if (event.kind() != v1::VolumeEvent::KIND_READ_ONLY && event.kind() != v1::VolumeEvent::KIND_CORRUPT_DATA) {
     log::info("volume {}: {}", event.volume().name(), event.message());
   }
   if (session_ != nullptr) return session_->send_event(std::move(event));

@@ -19,6 +19,8 @@ inline constexpr uint32_t kMetricsIntervalMsMax = 60'000;
 inline constexpr uint32_t kMetricsIntervalMsDefault = 1000;
 inline constexpr uint32_t kHoldTimeoutMsDefault = 60'000;
 inline constexpr uint32_t kHoldTimeoutMsMax = 600'000;
+inline constexpr uint64_t kCorruptEvents = 16;  // of a volume that are all told; then each time they double
+inline constexpr std::chrono::seconds kScrubNoteInterval{10};
 inline constexpr std::chrono::milliseconds kReconnectMin{100};
 inline constexpr std::chrono::milliseconds kReconnectMax{2000};
 

@@ -416,6 +416,82 @@ TEST_F(AgentTest, ChecksAVolumeInService) {
   EXPECT_EQ(ack.check().clusters_mapped(), 1u);
 }
 
+TEST_F(AgentTest, ScrubsAVolumeTellsHowFarAndGoesOnAfterARestart) {
+  start_both();
+  const std::string volume = fresh_uuid();
+  v1::Intent checked = create_intent(volume, "db");
+  checked.mutable_create_volume()->set_checksums(true);
+  ASSERT_EQ(control_->ask(checked).code(), 0);
+  ASSERT_TRUE(Client(nbd_socket(), "db").write(0, std::string(4 * kMiB, 's')));
+  const auto scrub = [&](uint64_t rate, bool stop) {
+    v1::Intent out = intent();
+    out.mutable_scrub_volume()->set_volume_id(volume);
+    out.mutable_scrub_volume()->set_rate(rate);
+    out.mutable_scrub_volume()->set_stop(stop);
+    return control_->ask(out);
+  };
+  v1::Ack ack = scrub(kMiB, false);
+  ASSERT_EQ(ack.code(), 0) << ack.message();
+  EXPECT_TRUE(ack.volume().checksums());
+  EXPECT_TRUE(ack.volume().scrub().running());
+  EXPECT_EQ(scrub(kMiB, false).code(), 0) << "it runs";
+  const auto under_way = control_->wait_for(
+      [](const v1::AgentMessage& m) { return m.has_metrics() && m.metrics().volumes(0).scrub().read() > 0; });
+  ASSERT_TRUE(under_way);
+  EXPECT_EQ(under_way->metrics().volumes(0).scrub().total(), 1024u);
+
+  const v1::Hello hello = restart();
+  EXPECT_TRUE(hello.volumes(0).scrub().running());
+  EXPECT_LT(hello.volumes(0).scrub().read(), 1024u);
+  EXPECT_EQ(scrub(0, true).code(), 0);
+  const auto ended = [](const v1::AgentMessage& m) {
+    return m.has_event() && m.event().kind() == v1::VolumeEvent::KIND_SCRUB_ENDED;
+  };
+  const auto stopped = control_->wait_for(ended);
+  ASSERT_TRUE(stopped);
+  EXPECT_NE(stopped->event().message().find("was stopped"), std::string::npos);
+  EXPECT_FALSE(stopped->event().volume().scrub().running());
+  const uint64_t read = stopped->event().volume().scrub().read();
+  EXPECT_GT(read, 0u);
+
+  ASSERT_EQ(scrub(0, false).code(), 0);
+  const auto complete = control_->wait_for(ended);
+  ASSERT_TRUE(complete);
+  const v1::Scrub& done = complete->event().volume().scrub();
+  EXPECT_EQ(done.read(), 1024u) << "the second part went on after " << read;
+  EXPECT_EQ(done.verified(), 1024u);
+  EXPECT_GE(done.last_complete_ms(), done.started_ms());
+  EXPECT_EQ(restart().volumes(0).scrub().last_complete_ms(), done.last_complete_ms());
+}
+
+TEST_F(AgentTest, TellsOfRottenDataAndRefusesToServeIt) {
+  start_both();
+  const std::string volume = fresh_uuid();
+  v1::Intent checked = create_intent(volume, "db");
+  checked.mutable_create_volume()->set_checksums(true);
+  ASSERT_EQ(control_->ask(checked).code(), 0);
+  const std::string data(4096, 'r');
+  ASSERT_TRUE(Client(nbd_socket(), "db").write(0, data));
+  ASSERT_EQ(backings().size(), 1u);
+  const fs::path backing = dir_ / "pool" / backings().front();
+  std::fstream file(backing, std::ios::in | std::ios::out | std::ios::binary);
+  std::string bytes(kPrimary, '\0');
+  file.read(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  const size_t at = bytes.find(data);
+  ASSERT_NE(at, std::string::npos);
+  file.seekp(static_cast<std::streamoff>(at + 100));
+  file.put('R');
+  file.close();
+  EXPECT_EQ(Client(nbd_socket(), "db").read(0, 4096), "error");
+  const auto told = control_->wait_for([](const v1::AgentMessage& m) {
+    return m.has_event() && m.event().kind() == v1::VolumeEvent::KIND_CORRUPT_DATA;
+  });
+  ASSERT_TRUE(told);
+  EXPECT_NE(told->event().message().find(fmt::format("offset {}", at)), std::string::npos)
+      << told->event().message();
+  EXPECT_EQ(told->event().volume().checksum_errors(), 1u);
+}
+
 TEST_F(AgentTest, RefusesWithTheReason) {
   start_both();
   const std::string volume = create("db");

@@ -34,6 +34,7 @@ Result<VolumeSpec> parse_spec(const v1::Intent::CreateVolume& action) {
   spec.pool = action.pool();
   spec.hold_timeout_ms = action.hold_timeout_ms();
   ASSIGN_OR_RETURN(spec.squeeze, parse_squeeze(action.squeeze()));
+  spec.checksums = action.checksums();
   switch (action.redirect()) {
     case v1::REDIRECT_MODE_UNSPECIFIED:
     case v1::REDIRECT_MODE_ALLOCATING:
@@ -51,9 +52,11 @@ Result<VolumeSpec> parse_spec(const v1::Intent::CreateVolume& action) {
 
 }  // namespace
 
-IntentRunner::IntentRunner(Catalog& catalog, VolumeSet& volumes, Gate& structure, Answer answer)
+IntentRunner::IntentRunner(Catalog& catalog, VolumeSet& volumes, Scrubs& scrubs, Gate& structure,
+                           Answer answer)
     : catalog_(catalog),
       volumes_(volumes),
+      scrubs_(scrubs),
       structure_(structure),
       answer_(std::move(answer)),
       executor_(catalog.loop()) {}
@@ -156,6 +159,11 @@ io::Task<v1::Ack> IntentRunner::run(v1::Intent intent) {
       status = co_await check_volume(intent.check_volume(), &ack);
       changes_pools = false;
       break;
+    case v1::Intent::kScrubVolume:
+      volume = intent.scrub_volume().volume_id();
+      status = co_await scrub_volume(intent.scrub_volume());
+      changes_pools = false;
+      break;
     case v1::Intent::ACTION_NOT_SET:
       break;
   }
@@ -238,6 +246,17 @@ io::Task<Status> IntentRunner::check_volume(v1::Intent::CheckVolume action, v1::
   if (!report) co_return tl::unexpected(report.error());
   *ack->mutable_check() = make_check_report(*report);
   co_return Status{};
+}
+
+io::Task<Status> IntentRunner::scrub_volume(v1::Intent::ScrubVolume action) {
+  const auto volume = host(action.volume_id());
+  if (!volume) co_return tl::unexpected(volume.error());
+  if (action.stop()) {
+    const Status stopped = co_await scrubs_.stop(*volume);
+    co_return stopped;
+  }
+  const Status started = co_await scrubs_.start(*volume, action.rate(), action.restart());
+  co_return started;
 }
 
 io::Task<Status> IntentRunner::grant_shadow(v1::Intent::GrantShadow action) {

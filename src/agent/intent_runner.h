@@ -8,6 +8,7 @@
 #include "agent/answers.h"
 #include "agent/await.h"
 #include "agent/catalog.h"
+#include "agent/scrubs.h"
 #include "agent/volume_set.h"
 #include "base/error.h"
 #include "foreshadow/v1/agent.pb.h"
@@ -21,7 +22,7 @@ namespace foreshadow::agent {
 class IntentRunner {
  public:
   using Answer = std::function<void(v1::Ack)>;
-  IntentRunner(Catalog& catalog, VolumeSet& volumes, Gate& structure, Answer answer);
+  IntentRunner(Catalog& catalog, VolumeSet& volumes, Scrubs& scrubs, Gate& structure, Answer answer);
   ~IntentRunner();
 
   void take(v1::Intent intent);
@@ -40,6 +41,7 @@ class IntentRunner {
   io::Task<Status> create_volume(v1::Intent::CreateVolume action);
   io::Task<Status> delete_volume(v1::Intent::DeleteVolume action);
   io::Task<Status> check_volume(v1::Intent::CheckVolume action, v1::Ack* ack);
+  io::Task<Status> scrub_volume(v1::Intent::ScrubVolume action);
   io::Task<Status> grant_shadow(v1::Intent::GrantShadow action);
   Status activate_shadow(const v1::Intent::ActivateShadow& action);
   io::Task<Status> merge_shadow(v1::Intent::MergeShadow action);
@@ -48,6 +50,7 @@ class IntentRunner {
 
   Catalog& catalog_;
   VolumeSet& volumes_;
+  Scrubs& scrubs_;
   Gate& structure_;
   Answer answer_;
   io::Executor& executor_;

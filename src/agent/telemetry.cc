@@ -69,6 +69,8 @@ v1::Metrics Telemetry::take(const std::map<Uuid, std::shared_ptr<VolumeHost>>& h
       use.set_id(segment.id.v);
       use.set_used(segment.used);
     }
+    metrics.set_checksum_errors(stats.checksum_errors);
+    *metrics.mutable_scrub() = host->report().scrub();
     after.emplace(id, stats);
   }
   before_ = std::move(after);  // and so forgets volumes that are gone

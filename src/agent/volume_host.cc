@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 
+#include "agent/agent_limits.h"
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/names.h"
@@ -25,6 +27,12 @@ VolumeHost::VolumeHost(Catalog& catalog, Clock clock, EventSink& sink, std::uniq
 
 VolumeHost::~VolumeHost() {
   volume_->set_listener(nullptr);
+}
+
+v1::Volume VolumeHost::report() const {
+  v1::Volume out = make_report(*volume_, whereabouts_);
+  *out.mutable_scrub() = make_scrub_report(*volume_, catalog_.record(id()));
+  return out;
 }
 
 Status VolumeHost::not_closing() const {
@@ -183,6 +191,9 @@ void VolumeHost::on_corrupt_data(const volume::CorruptData& where) {
   const std::string what = fmt::format(
       "segment {} at offset {}: the data of cluster {} is not what was written; the read failed instead",
       where.segment.v, where.offset, where.cluster.v);
+  // A dead region of a disk has millions of them.
+  const uint64_t errors = ++corrupt_told_;
+  if (errors > limits::kCorruptEvents && !std::has_single_bit(errors)) return;
   log::error("volume {}: {}", name(), what);
   tell(v1::VolumeEvent::KIND_CORRUPT_DATA, where.segment.v, what);
 }

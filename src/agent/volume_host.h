@@ -33,7 +33,8 @@ class VolumeHost final : private volume::Listener {
   const volume::Volume& volume() const { return *volume_; }
   const Uuid& id() const { return volume_->id(); }
   const std::string& name() const { return volume_->name(); }
-  v1::Volume report() const { return make_report(*volume_, whereabouts_); }
+  v1::Volume report() const;
+  bool closing() const { return closing_; }
 
   // Makes the backing, formats and attaches it. Repeating it for a segment that is attached already changes
   // nothing. On failure the backing is gone again, unless the volume may know of it already.
@@ -73,6 +74,7 @@ class VolumeHost final : private volume::Listener {
   Gate shadows_;  // grants and merges, one at a time; an activation never waits
   Gate checks_;
   std::set<Uuid> activated_by_control_;
+  uint64_t corrupt_told_ = 0;
   bool closing_ = false;
   uint64_t damaged_ = 0;  // things found damaged; not all are named in the log
 };

@@ -90,6 +90,8 @@ v1::Volume make_report(const volume::Volume& volume, const Whereabouts& whereabo
   out.set_held_now(stats.held_now);
   out.set_hold_us_max(stats.hold_us_max);
   out.set_failed_writes(stats.failed_writes);
+  out.set_checksums(volume.checksums());
+  out.set_checksum_errors(stats.checksum_errors);
   out.set_first_redirect_to_warm(stats.redirects_to_warm);
   out.set_redirect(to_api(volume.redirect()));
   out.set_read_only_reason(volume.read_only_reason());
@@ -160,6 +162,36 @@ io::Task<v1::Volume> survey(Catalog& catalog, std::vector<Backing> backings, std
     break;
   }
   co_return out;
+}
+
+void put_point(const volume::ScrubPoint& point, uint64_t total, state::ScrubRecord& record) {
+  record.set_cursor(point.cursor.v);
+  record.set_read(point.counts.read);
+  record.set_verified(point.counts.verified);
+  record.set_filled(point.counts.filled);
+  record.set_corrupt(point.counts.corrupt);
+  record.set_unreadable(point.counts.unreadable);
+  record.set_total(total);
+}
+
+v1::Scrub make_scrub_report(const volume::Volume& volume, const state::VolumeRecord* record) {
+  v1::Scrub out;
+  state::ScrubRecord now;
+  if (record != nullptr) now = record->scrub();
+  const volume::ScrubProgress& at = volume.scrub_progress();
+  if (at.running) put_point(at.now, at.total, now);
+  out.set_running(at.running || now.running());
+  out.set_started_ms(now.started_ms());
+  out.set_total(now.total());
+  out.set_read(now.read());
+  out.set_verified(now.verified());
+  out.set_filled(now.filled());
+  out.set_corrupt(now.corrupt());
+  out.set_unreadable(now.unreadable());
+  out.set_last_complete_ms(now.last_complete_ms());
+  out.set_rate(now.rate());
+  out.set_error(now.error());
+  return out;
 }
 
 v1::CheckReport make_check_report(const extent::CheckReport& check) {

@@ -33,6 +33,9 @@ uint64_t logical_of(const volume::Usage& usage);
 io::Task<v1::Volume> survey(Catalog& catalog, std::vector<Backing> backings, std::string name,
                             std::string reason);
 
+// A scrub's place in a note, and what a report says of a volume's scrub; `record` may be null.
+void put_point(const volume::ScrubPoint& point, uint64_t total, state::ScrubRecord& record);
+v1::Scrub make_scrub_report(const volume::Volume& volume, const state::VolumeRecord* record);
 v1::CheckReport make_check_report(const extent::CheckReport& check);
 
 v1::SegmentRole to_api(extent::SegmentRole role);

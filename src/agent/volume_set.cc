@@ -266,6 +266,7 @@ io::Task<Result<std::shared_ptr<VolumeHost>>> VolumeSet::make(VolumeSpec spec, B
   options.name = spec.name;
   options.size = spec.size;
   options.redirect = spec.redirect;
+  options.checksums = spec.checksums;
   const Status formatted = co_await volume::Volume::format_primary(**file, options, primary.segment);
   if (!formatted) co_return tl::unexpected(formatted.error());
 

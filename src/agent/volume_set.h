@@ -25,6 +25,7 @@ struct VolumeSpec {
   extent::Redirect redirect = extent::Redirect::kAllocating;
   uint32_t hold_timeout_ms = 0;  // 0: the default
   v1::SqueezeMode squeeze = v1::SQUEEZE_MODE_OFF;
+  bool checksums = false;
 };
 
 // A volume that was found and could not be opened. Its data is left as it is; the others are served on.

@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "base/names.h"
+#include "base/size.h"
 
 namespace foreshadow::app {
 namespace {
@@ -36,6 +37,15 @@ Result<uint32_t> parse_duration_ms(std::string_view text) {
   return fail(Code::kInvalidArgument,
               fmt::format("duration {}: expected a number with a unit, such as 500ms, 60s or 2min",
                           foreshadow::quoted(text)));
+}
+
+Result<uint64_t> parse_rate(std::string_view text) {
+  std::string_view size = text;
+  if (size.ends_with("/s")) size.remove_suffix(2);
+  auto bytes = parse_size(size);
+  if (bytes && *bytes > 0) return bytes;
+  return fail(Code::kInvalidArgument,
+              fmt::format("rate {}: expected a size a second, such as 100MiB/s", foreshadow::quoted(text)));
 }
 
 Result<v1::RedirectMode> parse_redirect(std::string_view text) {

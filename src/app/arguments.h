@@ -12,6 +12,7 @@ namespace foreshadow::app {
 
 // "500ms", "60s", "2min", "1h"; a bare number is seconds.
 Result<uint32_t> parse_duration_ms(std::string_view text);
+Result<uint64_t> parse_rate(std::string_view text);              // a size, "/s" or not: bytes a second
 Result<v1::RedirectMode> parse_redirect(std::string_view text);  // allocating, all
 Result<v1::SqueezeMode> parse_squeeze(std::string_view text);    // off, lz4, zstd
 Result<v1::SqueezeMode> parse_codec(std::string_view text);      // lz4, zstd

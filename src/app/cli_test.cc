@@ -84,6 +84,9 @@ TEST(ManPage, DescribesEveryCommandAndOption) {
 TEST(Arguments, ParseDurations) {
   const std::pair<const char*, uint32_t> good[] = {{"500ms", 500},   {"60s", 60000}, {"60", 60000},
                                                    {"2min", 120000}, {"2m", 120000}, {"1h", 3600000}};
+  EXPECT_EQ(parse_rate("100MiB/s").value_or(0), 100 * kMiB);
+  EXPECT_EQ(parse_rate("4096").value_or(0), 4096u);
+  for (const char* bad : {"", "/s", "0/s", "fast", "1MiB/min"}) EXPECT_FALSE(parse_rate(bad)) << bad;
   for (const auto& [text, ms] : good) EXPECT_EQ(parse_duration_ms(text).value_or(0), ms) << text;
   for (const char* bad : {"", "s", "1.5s", "-1s", "5x", "99999999h", "99999999999s"}) {
     EXPECT_FALSE(parse_duration_ms(bad)) << bad;

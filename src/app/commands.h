@@ -32,6 +32,7 @@ int run_program(int argc, const char* const* argv);
 void add_serve_commands(CLI::App& app, Invocation& invocation);
 void add_pool_commands(CLI::App& app, Invocation& invocation);
 void add_volume_commands(CLI::App& app, Invocation& invocation);
+void add_scrub_command(CLI::App& volume, Invocation& invocation);
 void add_shadow_commands(CLI::App& app, Invocation& invocation);
 void add_record_commands(CLI::App& app, Invocation& invocation);
 void add_replay_command(CLI::App& app, Invocation& invocation);

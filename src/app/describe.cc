@@ -84,7 +84,25 @@ Json to_json(const v1::Volume& volume) {
       .set("squeeze", word(volume.squeeze()))
       .set("logical", volume.logical())
       .set("squeezed", to_json(volume.squeezed()))
+      .set("checksums", volume.checksums())
+      .set("checksum_errors", volume.checksum_errors())
+      .set("scrub", to_json(volume.scrub()))
       .set("segments", to_json_array(volume.segments()));
+}
+
+Json to_json(const v1::Scrub& scrub) {
+  return Json::object()
+      .set("running", scrub.running())
+      .set("started_ms", scrub.started_ms())
+      .set("total", scrub.total())
+      .set("read", scrub.read())
+      .set("verified", scrub.verified())
+      .set("filled", scrub.filled())
+      .set("corrupt", scrub.corrupt())
+      .set("unreadable", scrub.unreadable())
+      .set("last_complete_ms", scrub.last_complete_ms())
+      .set("rate", scrub.rate())
+      .set("error", scrub.error());
 }
 
 Json to_json(const v1::VolumeDetail& detail) {
@@ -118,7 +136,9 @@ Json to_json(const v1::VolumeMetrics& metrics) {
       .set("hold_us_max", metrics.hold_us_max())
       .set("logical", metrics.logical())
       .set("squeezed", to_json(metrics.squeezed()))
-      .set("damaged_reads", metrics.damaged_reads());
+      .set("damaged_reads", metrics.damaged_reads())
+      .set("checksum_errors", metrics.checksum_errors())
+      .set("scrub", to_json(metrics.scrub()));
 }
 
 Json to_json(const v1::Forecast& forecast) {
@@ -225,6 +245,12 @@ std::string describe(const v1::VolumeDetail& detail) {
             fmt::format("{} writes, {} now, longest {}", volume.holds(), volume.held_now(),
                         format_duration(static_cast<double>(volume.hold_us_max()) * 1e-6)));
   facts.add("failed writes", fmt::format("{}", volume.failed_writes()));
+  facts.add("data checksums", !volume.checksums() ? "off"
+                                                  : fmt::format("on, {} blocks read did not fit",
+                                                                std::max(volume.checksum_errors(),
+                                                                         detail.latest().checksum_errors())));
+  const v1::Scrub& scrub = detail.latest().has_scrub() ? detail.latest().scrub() : volume.scrub();
+  if (scrub.started_ms() != 0) facts.add("scrub", describe(scrub));
   facts.add("time to full", fmt::format("{} (half of the futures), {} (one in twenty)",
                                         format_time_to_full(forecast.time_to_full_p50_s()),
                                         format_time_to_full(forecast.time_to_full_p95_s())));
@@ -241,6 +267,16 @@ std::string describe(const v1::VolumeDetail& detail) {
                   format_share(segment.used(), segment.capacity())});
   }
   return facts.str() + "\n" + segments.str();
+}
+
+std::string describe(const v1::Scrub& scrub) {
+  std::string out = scrub.running() ? fmt::format("{} done", format_share(scrub.read(), scrub.total()))
+                    : !scrub.error().empty() ? "failed: " + printable(scrub.error())
+                    : scrub.last_complete_ms() >= scrub.started_ms()
+                        ? "complete at " + format_time(scrub.last_complete_ms())
+                        : fmt::format("stopped at {}", format_share(scrub.read(), scrub.total()));
+  return out + fmt::format("; {} blocks verified, {} filled in, {} corrupt, {} unreadable", scrub.verified(),
+                           scrub.filled(), scrub.corrupt(), scrub.unreadable());
 }
 
 std::string describe(const v1::CheckReport& check, const std::string& volume) {

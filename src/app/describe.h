@@ -23,6 +23,7 @@ Json to_json(const v1::Explanation& explanation);
 Json to_json(const v1::Pool& pool);
 Json to_json(const v1::Event& event);
 Json to_json(const v1::CheckReport& check);
+Json to_json(const v1::Scrub& scrub);
 Json to_json(const v1::StatusReport& status);
 
 template <typename Messages>
@@ -37,6 +38,7 @@ std::string describe(const v1::VolumeDetail& detail);
 std::string describe_squeezed(const v1::Volume& volume);  // one line, without its break
 std::string describe(const v1::CheckReport& check, const std::string& volume);
 std::string describe(const v1::Explanation& explanation);
+std::string describe(const v1::Scrub& scrub);  // without a line break
 std::string describe_line(const v1::Event& event);
 
 }  // namespace foreshadow::app

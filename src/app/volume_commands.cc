@@ -20,6 +20,7 @@ struct CreateArguments {
   v1::RedirectMode redirect = v1::REDIRECT_MODE_ALLOCATING;
   uint32_t hold_timeout_ms = 0;
   v1::SqueezeMode squeeze = v1::SQUEEZE_MODE_OFF;
+  bool checksums = false;
 };
 
 Status create(const Invocation& invocation, const CreateArguments& arguments) {
@@ -33,6 +34,7 @@ Status create(const Invocation& invocation, const CreateArguments& arguments) {
   request.set_redirect(arguments.redirect);
   request.set_hold_timeout_ms(arguments.hold_timeout_ms);
   request.set_squeeze(arguments.squeeze);
+  request.set_checksums(arguments.checksums);
   ASSIGN_OR_RETURN(const v1::Volume volume, client.call(&Client::Stub::CreateVolume, request));
   invocation.print(to_json(volume),
                    fmt::format("volume {} is served at {}\nnext: nbdinfo '{}'\n", volume.name(),
@@ -117,6 +119,8 @@ void add_create(CLI::App& volume, Invocation& invocation) {
   add_parsed(*command, "--squeeze", &arguments->squeeze, parse_squeeze,
              "Compress each shadow in the background when it is merged (off)")
       ->type_name("off|lz4|zstd");
+  command->add_flag("--checksums", arguments->checksums,
+                    "Keep a checksum of every 4 KiB of data, and verify what is read");
   command->callback([&invocation, arguments] {
     invocation.run = [&, arguments] { return create(invocation, *arguments); };
   });
@@ -128,6 +132,7 @@ void add_volume_commands(CLI::App& app, Invocation& invocation) {
   CLI::App* volume = app.add_subcommand("volume", "Create, look at, check and remove volumes");
   volume->require_subcommand(1);
   add_create(*volume, invocation);
+  add_scrub_command(*volume, invocation);
   CLI::App* listing = volume->add_subcommand("list", "List volumes");
   listing->callback([&invocation] { invocation.run = [&] { return list(invocation); }; });
 

@@ -23,6 +23,7 @@ inline constexpr size_t kIdLength = 128;            // an agent's id, host or ve
 inline constexpr size_t kDirectoryLength = 4095;    // a pool's directory
 inline constexpr uint32_t kHoldTimeoutMaxMs = 600'000;
 inline constexpr uint32_t kHoldTimeoutDefaultMs = 60'000;
+inline constexpr uint64_t kScrubRateMax = 1ull << 40;     // bytes a second
 inline constexpr size_t kHttpConnections = 16;            // one request and one thread each; more wait
 inline constexpr size_t kHttpHeadBytes = 32 * 1024;       // of a request: its first line and headers
 inline constexpr std::chrono::seconds kHttpIdleTime{5};   // without a byte, before a connection is closed

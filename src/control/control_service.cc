@@ -150,6 +150,14 @@ grpc::Status ControlService::CheckVolume(Context* context, const v1::VolumeReque
   return grpc::Status::OK;
 }
 
+grpc::Status ControlService::ScrubVolume(Context* context, const v1::ScrubVolumeRequest* request,
+                                         v1::Volume* reply) {
+  return answer_volume(
+      ask(*context,
+          [&](Requests::Done done) { return core_.requests.scrub_volume(*request, std::move(done)); }),
+      reply);
+}
+
 grpc::Status ControlService::ListShadows(Context*, const v1::ListShadowsRequest* request,
                                          v1::ListShadowsResponse* reply) {
   const std::lock_guard lock(core_.mutex);

@@ -32,6 +32,8 @@ std::string_view kind_of(const v1::Intent& intent) {
       return "remove_pool";
     case v1::Intent::kSqueezeShadow:
       return "squeeze_shadow";
+    case v1::Intent::kScrubVolume:
+      return "scrub_volume";
     case v1::Intent::ACTION_NOT_SET:
       break;
   }
@@ -54,6 +56,8 @@ std::string volume_of(const v1::Intent& intent) {
       return intent.merge_shadow().volume_id();
     case v1::Intent::kSqueezeShadow:
       return intent.squeeze_shadow().volume_id();
+    case v1::Intent::kScrubVolume:
+      return intent.scrub_volume().volume_id();
     default:
       return {};
   }

@@ -280,6 +280,8 @@ void Reconciler::event(const std::string& agent, const v1::VolumeEvent& event) {
       {v1::VolumeEvent::KIND_HOLD_ENDED, "hold.ended"},
       {v1::VolumeEvent::KIND_READ_ONLY, "read_only"},
       {v1::VolumeEvent::KIND_SHADOW_NEEDED, "shadow.needed"},
+      {v1::VolumeEvent::KIND_CORRUPT_DATA, "data.corrupt"},
+      {v1::VolumeEvent::KIND_SCRUB_ENDED, "scrub.ended"},
   };
   const auto* kind = std::find_if(std::begin(kKinds), std::end(kKinds),
                                   [&](const auto& row) { return row.first == event.kind(); });

@@ -228,6 +228,12 @@ Status Reconciler::take_success(const IntentRow& intent, const v1::Ack& ack) {
                                model->volume().pool(), intent.agent));
     return {};
   }
+  if (intent.kind == "scrub_volume") {
+    events_.append(intent.payload.scrub_volume().stop() ? "scrub.stopping" : "scrub.running", model->name(),
+                   fmt::format("{} of about {} sub-blocks read", ack.volume().scrub().read(),
+                               ack.volume().scrub().total()));
+    return {};
+  }
   const v1::Segment* segment = model->segment(intent.segment);
   if (segment == nullptr) {
     return fail(Code::kInternal,

@@ -173,6 +173,7 @@ Status Requests::create_volume(const v1::CreateVolumeRequest& request, Done done
                                                                        : request.squeeze());
   action.set_hold_timeout_ms(request.hold_timeout_ms() == 0 ? limits::kHoldTimeoutDefaultMs
                                                             : request.hold_timeout_ms());
+  action.set_checksums(request.checksums());
   return reconciler_.begin(pool->agent_id(), std::move(intent), std::move(done));
 }
 
@@ -191,6 +192,23 @@ Status Requests::check_volume(const std::string& name, Done done) {
   ASSIGN_OR_RETURN(const VolumeModel* model, volume(name));
   v1::Intent intent;
   intent.mutable_check_volume()->set_volume_id(model->id());
+  return reconciler_.begin(model->agent(), std::move(intent), std::move(done));
+}
+
+Status Requests::scrub_volume(const v1::ScrubVolumeRequest& request, Done done) {
+  ASSIGN_OR_RETURN(const VolumeModel* model, volume(request.name()));
+  if (request.rate() > limits::kScrubRateMax) {
+    return fail(Code::kInvalidArgument, fmt::format("rate {}/s: at most {}/s", format_size(request.rate()),
+                                                    format_size(limits::kScrubRateMax)));
+  }
+  if (request.stop() && (request.restart() || request.rate() > 0))
+    return fail(Code::kInvalidArgument, "a scrub that stops has no rate, and does not restart");
+  v1::Intent intent;
+  v1::Intent::ScrubVolume& action = *intent.mutable_scrub_volume();
+  action.set_volume_id(model->id());
+  action.set_rate(request.rate());
+  action.set_stop(request.stop());
+  action.set_restart(request.restart());
   return reconciler_.begin(model->agent(), std::move(intent), std::move(done));
 }
 

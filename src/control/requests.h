@@ -21,6 +21,7 @@ class Requests {
   Status create_volume(const v1::CreateVolumeRequest& request, Done done);
   Status delete_volume(const std::string& name, Done done);
   Status check_volume(const std::string& name, Done done);
+  Status scrub_volume(const v1::ScrubVolumeRequest& request, Done done);
   Status grant_shadow(const v1::GrantShadowRequest& request, Done done);
   // A segment that is merged already is answered at once.
   Status merge_shadow(const v1::MergeShadowRequest& request, Done done);

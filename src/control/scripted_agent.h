@@ -127,6 +127,11 @@ class ScriptedAgent {
       ack.mutable_check()->set_ok(true);
       ack.mutable_check()->set_clusters_mapped(7);
       *ack.mutable_volume() = volumes.at(intent.check_volume().volume_id());
+    } else if (intent.has_scrub_volume()) {
+      v1::Volume& volume = volumes.at(intent.scrub_volume().volume_id());
+      volume.mutable_scrub()->set_running(!intent.scrub_volume().stop());
+      volume.mutable_scrub()->set_rate(intent.scrub_volume().rate());
+      *ack.mutable_volume() = volume;
     } else if (refuse_code != 0) {
       ack.set_code(refuse_code);
       ack.set_message(refuse_message);

@@ -217,6 +217,18 @@ TEST_F(ServiceTest, EveryRequestByHandWorks) {
   EXPECT_TRUE(call(&Stub::MergeShadow, merge, &volume).ok()) << "a repeat of what is done succeeds";
   v1::VolumeRequest named;
   named.set_name("data");
+  v1::ScrubVolumeRequest scrub;
+  scrub.set_name("data");
+  scrub.set_rate(1 << 20);
+  ASSERT_TRUE(call(&Stub::ScrubVolume, scrub, &volume).ok());
+  EXPECT_TRUE(volume.scrub().running());
+  scrub.set_stop(true);
+  EXPECT_EQ(call(&Stub::ScrubVolume, scrub, &volume).error_code(), grpc::INVALID_ARGUMENT);
+  scrub.set_rate(0);
+  ASSERT_TRUE(call(&Stub::ScrubVolume, scrub, &volume).ok());
+  EXPECT_FALSE(volume.scrub().running());
+  scrub.set_rate(~0ull);
+  EXPECT_EQ(call(&Stub::ScrubVolume, scrub, &volume).error_code(), grpc::INVALID_ARGUMENT);
   v1::CheckReport check;
   ASSERT_TRUE(call(&Stub::CheckVolume, named, &check).ok());
   EXPECT_EQ(check.clusters_mapped(), 7u);
