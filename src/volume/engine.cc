@@ -81,7 +81,8 @@ Engine::Engine(io::Executor& executor, std::unique_ptr<extent::Recovered> recove
                   ++stats_.damaged_reads;
                   tell([what = std::move(what)](Listener& listener) { listener.on_damaged(what); });
                 }),
-      scrubber_(executor, *this, pacer_),
+      scrub_reader_(make_scrub_reader(*this)),
+      scrubber_(executor, *scrub_reader_, pacer_),
       buffers_(kKeepBounce),
       zeros_(kZeroBytes),
       job_ended_(executor),

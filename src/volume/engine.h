@@ -1,5 +1,5 @@
 #pragma once
-// The Volume: requests in, pieces out to segments, map and journal kept in step. One executor, no threads.
+// The Volume: requests in, pieces out to segments, map and journal kept in step. One executor, one thread.
 #include <deque>
 #include <functional>
 #include <memory>
@@ -9,13 +9,9 @@
 #include "extent/map.h"
 #include "extent/recovery.h"
 #include "volume/checkpointer.h"
-#include "volume/checksums.h"
 #include "volume/committer.h"
 #include "volume/departures.h"
 #include "volume/io_task.h"
-#include "volume/lock_table.h"
-#include "volume/move_table.h"
-#include "volume/pacer.h"
 #include "volume/placement.h"
 #include "volume/relocator.h"
 #include "volume/scrubber.h"
@@ -24,11 +20,7 @@
 
 namespace foreshadow::volume {
 
-class Engine final : public Volume,
-                     private CommitSink,
-                     private PlacementSink,
-                     private MoveSink,
-                     private ScrubSource {
+class Engine final : public Volume, private CommitSink, private PlacementSink, private MoveSink {
  public:
   Engine(io::Executor& executor, std::unique_ptr<extent::Recovered> recovered, std::vector<SegmentFile> files,
          RunOptions options);
@@ -134,14 +126,8 @@ class Engine final : public Volume,
   bool lock_unmap(IoTask& task);
   void run_unmap(IoTask& task);
 
-  // Scrub (engine_scrub.cc).
+  friend class ScrubReader;  // engine_scrub.cc
   void scrub_piece(const Piece& piece, int result);
-  Lcn next_mapped(Lcn from) override;
-  Lcn end() override { return Lcn(map_.clusters()); }
-  uint64_t stored_sub_blocks() override { return map_.mapped_sub_blocks(); }
-  uint64_t sub_block_bytes() override { return geometry_.sub_block(); }
-  io::Task<Status> scrub_clusters(Lcn first, uint32_t clusters, ScrubCounts& counts) override;
-  io::Task<Status> keep_checksums() override { return checkpoint(); }
 
   // The wall (engine_hold.cc).
   void hold(IoTask& task);
@@ -158,10 +144,7 @@ class Engine final : public Volume,
     Kind kind = Kind::kNone;
     Uuid segment;
   };
-  struct DrainRoom {
-    uint64_t room = 0;     // clusters
-    uint64_t reserve = 0;  // clusters that a drain leaves free
-  };
+  struct DrainRoom;
   io::Task<Status> as_job(Job job, io::Task<Status> work);
   io::Task<Status> evacuate(Uuid uuid, SegmentState how);
   io::Task<Status> empty(Segment& segment, uint32_t first, SegmentState how);
@@ -209,6 +192,7 @@ class Engine final : public Volume,
   Relocator relocator_;
   Departures departures_;
   Unpacker unpacker_;
+  std::unique_ptr<ScrubSource> scrub_reader_;
   Scrubber scrubber_;
   block::IoStats stats_;
   Listener* listener_ = nullptr;

@@ -22,38 +22,61 @@ struct ScrubRead : block::Request {
 
 }  // namespace
 
-Lcn Engine::next_mapped(Lcn from) {
-  for (Lcn at = map_.next_populated(from); at.v < map_.clusters(); at = map_.next_populated(at.next())) {
-    if (map_.get(at).mask() != 0) return at;
+class ScrubReader final : public ScrubSource {
+ public:
+  explicit ScrubReader(Engine& engine) : engine_(engine) {}
+  Lcn next_mapped(Lcn from) override;
+  Lcn end() override { return Lcn(engine_.map_.clusters()); }
+  uint64_t stored_sub_blocks() override { return engine_.map_.mapped_sub_blocks(); }
+  uint64_t sub_block_bytes() override { return engine_.geometry_.sub_block(); }
+  io::Task<Status> scrub_clusters(Lcn first, uint32_t clusters, ScrubCounts& counts) override;
+  io::Task<Status> keep_checksums() override { return engine_.checkpoint(); }
+
+ private:
+  struct Await;
+  Engine& engine_;
+};
+
+std::unique_ptr<ScrubSource> make_scrub_reader(Engine& engine) {
+  return std::make_unique<ScrubReader>(engine);
+}
+
+Lcn ScrubReader::next_mapped(Lcn from) {
+  const extent::Map& map = engine_.map_;
+  for (Lcn at = map.next_populated(from); at.v < map.clusters(); at = map.next_populated(at.next())) {
+    if (map.get(at).mask() != 0) return at;
   }
   return end();
 }
 
-io::Task<Status> Engine::scrub_clusters(Lcn first, uint32_t clusters, ScrubCounts& counts) {
-  if (closing_) co_return fail(Code::kShutdown, "the volume is closing");
-  const uint64_t cluster = geometry_.cluster();
+struct ScrubReader::Await {
+  Engine& engine;
+  ScrubRead& read;
+  ScrubCounts& counts;
+  bool await_ready() const noexcept { return false; }
+  void await_suspend(std::coroutine_handle<> h) {
+    read.waiter = h;
+    read.submitted_at = engine.executor_.now();
+    IoTask& task = *engine.take_task(read);
+    task.scrub = &counts;
+    engine.start_read(task);
+  }
+  void await_resume() const noexcept {}
+};
+
+io::Task<Status> ScrubReader::scrub_clusters(Lcn first, uint32_t clusters, ScrubCounts& counts) {
+  if (engine_.closing_) co_return fail(Code::kShutdown, "the volume is closing");
+  const uint64_t cluster = engine_.geometry_.cluster();
   ScrubRead read;
   read.kind = block::OpKind::kRead;
   read.offset = first.v * cluster;
-  read.length = std::min(clusters * cluster, align_down(size_, geometry_.sub_block()) - read.offset);
-  io::Buffer memory = buffers_.take(read.length);
+  const uint64_t end = align_down(engine_.size_, engine_.geometry_.sub_block());
+  read.length = std::min(clusters * cluster, end - read.offset);
+  io::Buffer memory = engine_.buffers_.take(read.length);
   read.data = memory.first(read.length);
-  struct Await {
-    Engine& engine;
-    ScrubRead& read;
-    ScrubCounts& counts;
-    bool await_ready() const noexcept { return false; }
-    void await_suspend(std::coroutine_handle<> h) {
-      read.waiter = h;
-      read.submitted_at = engine.executor_.now();
-      IoTask& task = *engine.take_task(read);
-      task.scrub = &counts;
-      engine.start_read(task);
-    }
-    void await_resume() const noexcept {}
-  };
-  co_await Await{*this, read, counts};
-  buffers_.give(std::move(memory));
+  Await all{engine_, read, counts};
+  co_await all;
+  engine_.buffers_.give(std::move(memory));
   co_return Status{};  // what went wrong is in the counts
 }
 

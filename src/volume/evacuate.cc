@@ -43,6 +43,11 @@ struct Offloaded {
 
 }  // namespace
 
+struct Engine::DrainRoom {
+  uint64_t room = 0;     // clusters
+  uint64_t reserve = 0;  // clusters that a drain leaves free
+};
+
 // One job at a time. `work` runs with nothing else evacuating.
 io::Task<Status> Engine::as_job(Job job, io::Task<Status> work) {
   const uint32_t goes_first = job.kind == Job::Kind::kSqueeze ? 0 : 1;

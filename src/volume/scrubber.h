@@ -2,6 +2,7 @@
 // Scrub: reads everything that is stored, in the background, verifies what has a checksum and gives one to
 // what has none.
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "base/error.h"
@@ -52,6 +53,9 @@ class ScrubSource {
   virtual io::Task<Status> scrub_clusters(Lcn first, uint32_t clusters, ScrubCounts& counts) = 0;
   virtual io::Task<Status> keep_checksums() = 0;  // a checkpoint
 };
+
+class Engine;
+std::unique_ptr<ScrubSource> make_scrub_reader(Engine& engine);
 
 // One scrub at a time, on the engine's executor. It reads alone while nobody is served, and rests as the
 // pacer says while somebody is.
