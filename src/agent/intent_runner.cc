@@ -236,13 +236,20 @@ io::Task<Status> IntentRunner::delete_volume(v1::Intent::DeleteVolume action) {
 io::Task<Status> IntentRunner::check_volume(v1::Intent::CheckVolume action, v1::Ack* ack) {
   const auto id = parse_uuid(action.volume_id(), "volume_id");
   if (!id) co_return tl::unexpected(id.error());
+  if (volumes_.find_broken(*id) != nullptr && action.repair()) {
+    const Gate::Turn turn = co_await structure_.enter();
+    auto repaired = co_await volumes_.repair_broken(*id);
+    if (!repaired) co_return tl::unexpected(repaired.error());
+    *ack->mutable_check() = make_check_report(*repaired);
+    co_return Status{};
+  }
   if (const BrokenVolume* broken = volumes_.find_broken(*id)) {
     ack->mutable_check()->add_findings(broken->report.read_only_reason());
     co_return Status{};
   }
   const auto volume = host(action.volume_id());
   if (!volume) co_return tl::unexpected(volume.error());
-  const auto report = co_await (*volume)->check();
+  const auto report = co_await (*volume)->check(action.repair());
   if (!report) co_return tl::unexpected(report.error());
   *ack->mutable_check() = make_check_report(*report);
   co_return Status{};

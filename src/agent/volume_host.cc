@@ -134,11 +134,11 @@ io::Task<Result<volume::SqueezeReport>> VolumeHost::squeeze(Uuid segment, v1::Sq
   co_return report;
 }
 
-io::Task<Result<extent::CheckReport>> VolumeHost::check() {
+io::Task<Result<extent::CheckReport>> VolumeHost::check(bool repair) {
   const Gate::Turn turn = co_await checks_.enter();
   const Status open = not_closing();
   if (!open) co_return tl::unexpected(open.error());
-  auto report = co_await volume_->check();
+  auto report = co_await volume_->check(repair);
   co_return report;
 }
 

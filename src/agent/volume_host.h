@@ -45,7 +45,7 @@ class VolumeHost final : private volume::Listener {
   io::Task<Result<volume::SqueezeReport>> squeeze(Uuid segment, v1::SqueezeMode codec);
   // Ends a pass that runs, for the agent is stopping.
   void stop_squeezing() { volume_->stop_squeezing(); }
-  io::Task<Result<extent::CheckReport>> check();
+  io::Task<Result<extent::CheckReport>> check(bool repair);
 
   // Waits for the operations under way; then closes the volume. Further operations fail with kShutdown.
   io::Task<Status> close();

@@ -201,6 +201,8 @@ v1::CheckReport make_check_report(const extent::CheckReport& check) {
   out.set_clusters_free(check.clusters_free);
   out.set_journal_records(check.journal_records);
   out.set_table_pages(check.table_pages);
+  for (const std::string& done : check.repaired) out.add_repaired(done.substr(0, limits::kFindingBytes));
+  for (const std::string& left : check.refused) out.add_refused(left.substr(0, limits::kFindingBytes));
   for (const std::string& finding : check.findings) {
     if (static_cast<size_t>(out.findings_size()) == limits::kCheckFindings) {
       out.add_findings(fmt::format("and {} more", check.findings.size() - limits::kCheckFindings));

@@ -8,6 +8,7 @@
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/size.h"
+#include "extent/repair.h"
 
 namespace foreshadow::agent {
 
@@ -355,6 +356,31 @@ io::Task<Status> VolumeSet::remove_backings(std::vector<Backing> backings) {
     if (!removed) co_return removed;
   }
   co_return Status{};
+}
+
+io::Task<Result<extent::CheckReport>> VolumeSet::repair_broken(Uuid id) {
+  const auto found = broken_.find(id);
+  if (found == broken_.end()) co_return fail(Code::kNotFound, fmt::format("volume {} is not broken", id.str()));
+  const std::vector<Backing> backings = found->second.backings;
+  extent::CheckReport out;
+  {
+    std::vector<std::unique_ptr<io::File>> files;
+    std::vector<io::File*> pointers;
+    for (const Backing& backing : backings) {
+      auto file = co_await catalog_.open_backing(backing, io::Directory::Mode::kReadWriteLocked);
+      if (!file) co_return tl::unexpected(file.error());
+      pointers.push_back(files.emplace_back(std::move(*file)).get());
+    }
+    auto repaired = co_await extent::repair_segments(pointers, true);
+    if (!repaired) co_return tl::unexpected(repaired.error());
+    out = co_await extent::check_segments(std::move(pointers));
+    out.repaired = std::move(repaired->repaired);
+    out.refused = std::move(repaired->refused);
+  }
+  if (!out.ok()) co_return out;
+  const Status opened = co_await open_group(id, backings);
+  if (!opened) co_return tl::unexpected(opened.error());
+  co_return out;
 }
 
 io::Task<Status> VolumeSet::close_all() {

@@ -50,6 +50,8 @@ class VolumeSet {
   // Takes the export away from its clients, closes the volume and removes its backings. Succeeds if there is
   // none.
   io::Task<Status> remove(Uuid id);
+  // Makes good what can be proven of a volume that could not be opened, and serves it if that was enough.
+  io::Task<Result<extent::CheckReport>> repair_broken(Uuid id);
   // Closes every volume: flushed and checkpointed. The first error, the rest are logged. The NBD server must
   // be stopping.
   io::Task<Status> close_all();

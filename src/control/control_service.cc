@@ -140,10 +140,10 @@ grpc::Status ControlService::DeleteVolume(Context* context, const v1::VolumeRequ
   return ack ? grpc::Status::OK : to_grpc(ack.error());
 }
 
-grpc::Status ControlService::CheckVolume(Context* context, const v1::VolumeRequest* request,
+grpc::Status ControlService::CheckVolume(Context* context, const v1::CheckVolumeRequest* request,
                                          v1::CheckReport* reply) {
   const auto ack = ask(*context, [&](Requests::Done done) {
-    return core_.requests.check_volume(request->name(), std::move(done));
+    return core_.requests.check_volume(*request, std::move(done));
   });
   if (!ack) return to_grpc(ack.error());
   *reply = ack->check();

@@ -188,9 +188,10 @@ Status Requests::delete_volume(const std::string& name, Done done) {
   return reconciler_.begin(model->agent(), std::move(intent), std::move(done));
 }
 
-Status Requests::check_volume(const std::string& name, Done done) {
-  ASSIGN_OR_RETURN(const VolumeModel* model, volume(name));
+Status Requests::check_volume(const v1::CheckVolumeRequest& request, Done done) {
+  ASSIGN_OR_RETURN(const VolumeModel* model, volume(request.name()));
   v1::Intent intent;
+  intent.mutable_check_volume()->set_repair(request.repair());
   intent.mutable_check_volume()->set_volume_id(model->id());
   return reconciler_.begin(model->agent(), std::move(intent), std::move(done));
 }

@@ -20,7 +20,7 @@ class Requests {
   Status add_pool(const v1::AddPoolRequest& request, Done done);
   Status create_volume(const v1::CreateVolumeRequest& request, Done done);
   Status delete_volume(const std::string& name, Done done);
-  Status check_volume(const std::string& name, Done done);
+  Status check_volume(const v1::CheckVolumeRequest& request, Done done);
   Status scrub_volume(const v1::ScrubVolumeRequest& request, Done done);
   Status grant_shadow(const v1::GrantShadowRequest& request, Done done);
   // A segment that is merged already is answered at once.

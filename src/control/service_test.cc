@@ -104,7 +104,13 @@ TEST_F(ServiceTest, EveryBadVolumeRequestIsRefusedByValue) {
        "ghost\" does not exist; there are: data"},
       {named(&Stub::GetVolume, v1::VolumeDetail(), "a b"), grpc::INVALID_ARGUMENT, "a b"},
       {named(&Stub::DeleteVolume, v1::DeleteVolumeResponse(), "ghost"), grpc::NOT_FOUND, "ghost"},
-      {named(&Stub::CheckVolume, v1::CheckReport(), "ghost"), grpc::NOT_FOUND, "ghost"},
+      {[&] {
+         v1::CheckVolumeRequest ghost;
+         ghost.set_name("ghost");
+         v1::CheckReport reply;
+         return call(&Stub::CheckVolume, ghost, &reply);
+       }(),
+       grpc::NOT_FOUND, "ghost"},
       {named(&Stub::Explain, v1::Explanation(), "ghost"), grpc::NOT_FOUND, "ghost"},
   });
 }
@@ -230,7 +236,9 @@ TEST_F(ServiceTest, EveryRequestByHandWorks) {
   scrub.set_rate(~0ull);
   EXPECT_EQ(call(&Stub::ScrubVolume, scrub, &volume).error_code(), grpc::INVALID_ARGUMENT);
   v1::CheckReport check;
-  ASSERT_TRUE(call(&Stub::CheckVolume, named, &check).ok());
+  v1::CheckVolumeRequest checked;
+  checked.set_name("data");
+  ASSERT_TRUE(call(&Stub::CheckVolume, checked, &check).ok());
   EXPECT_EQ(check.clusters_mapped(), 7u);
   v1::DeleteVolumeResponse deleted;
   ASSERT_TRUE(call(&Stub::DeleteVolume, named, &deleted).ok());

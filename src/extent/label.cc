@@ -14,6 +14,7 @@ namespace {
 constexpr std::string_view kMagic = "FSHLABEL";
 constexpr size_t kCrcAt = 8;
 constexpr size_t kNameBytes = 64;
+constexpr size_t kVolumeSizeAt = 232;
 }  // namespace
 
 void encode_label(const Label& label, uint64_t offset, std::span<std::byte> block) {
@@ -40,6 +41,8 @@ void encode_label(const Label& label, uint64_t offset, std::span<std::byte> bloc
   out.zeros(kNameBytes - label.name.size());
   out.u64(label.layout.checksum_offset);
   out.u32(label.layout.checksum_pages);
+  out.zeros(kVolumeSizeAt - out.used());
+  out.u64(label.volume_size);
   out.zeros(block.size() - out.used());
   seal_block(block, kCrcAt);
 }
@@ -85,6 +88,7 @@ Result<Label> decode_label(std::span<const std::byte> block, uint64_t offset) {
   in.skip(kNameBytes - name_length);
   out.layout.checksum_offset = in.u64();
   out.layout.checksum_pages = in.u32();
+  out.volume_size = DiskReader(block.subspan(kVolumeSizeAt)).u64();
   const bool primary = out.role == SegmentRole::kPrimary;
   if (!primary && out.role != SegmentRole::kShadow) {
     return fail(Code::kCorrupt, fmt::format("{}: role {}", where, static_cast<int>(out.role)));

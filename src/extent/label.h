@@ -22,6 +22,8 @@
 //   112    64    volume name
 //   176    8     checksum area offset, 0 without one
 //   184    4     checksum pages
+//   232    8     size of the volume when it was made (primary only): for `foreshadow rescue`, nobody else
+//   believes it
 #include <cstddef>
 #include <span>
 #include <string>
@@ -44,7 +46,8 @@ struct Label {
   Geometry geometry;
   uint64_t size = 0;  // when it was made; a segment may grow and shrink
   Layout layout;
-  std::string name;  // of the volume; in the primary only
+  std::string name;          // of the volume; in the primary only
+  uint64_t volume_size = 0;  // as it was made; in the primary only
   bool operator==(const Label&) const = default;
 };
 

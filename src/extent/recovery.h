@@ -80,6 +80,8 @@ io::Task<Status> repair_superblock(io::File& primary, const Superblock& super,
 
 struct CheckReport {
   std::vector<std::string> findings;
+  // Where a repair was asked for: what was done before the check, and what is damaged and cannot be proven.
+  std::vector<std::string> repaired, refused;
   uint64_t clusters_mapped = 0;
   uint64_t clusters_free = 0;
   uint64_t clusters_squeezed = 0;

@@ -50,7 +50,7 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   void stop_squeezing() override { squeezer_.stop(); }
   io::Task<Status> flush() override { return committer_.commit(); }
   io::Task<Status> checkpoint() override;
-  io::Task<Result<extent::CheckReport>> check() override;
+  io::Task<Result<extent::CheckReport>> check(bool repair) override;
   io::Task<Result<ScrubProgress>> scrub(ScrubOptions options) override;
   void stop_scrub() override { scrubber_.stop(); }
   const ScrubProgress& scrub_progress() const override { return scrubber_.progress(); }

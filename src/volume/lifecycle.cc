@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/limits.h"
+#include "extent/repair.h"
 #include "volume/engine.h"
 #include "volume/fail_stop_file.h"
 
@@ -106,7 +107,7 @@ io::Task<Status> Engine::checkpoint() {
 
 // With no commit and no checkpoint under way, what is on disk stands still, and is the volume as of the last
 // commit.
-io::Task<Result<extent::CheckReport>> Engine::check() {
+io::Task<Result<extent::CheckReport>> Engine::check(bool repair) {
   auto committed = co_await committer_.commit();
   if (!committed) co_return tl::unexpected(committed.error());
   auto commits = co_await committer_.block();
@@ -114,7 +115,15 @@ io::Task<Result<extent::CheckReport>> Engine::check() {
   ++checking_;  // no file goes away meanwhile
   std::vector<io::File*> files;
   for (const Segment* segment : segments_.all()) files.push_back(segment->file.get());
+  extent::RepairReport repairs;
+  if (repair && !committer_.poisoned()) {
+    auto repaired = co_await extent::repair_segments(files, true);
+    if (!repaired) repairs.refused.push_back(repaired.error().message);
+    if (repaired) repairs = std::move(*repaired);
+  }
   extent::CheckReport report = co_await extent::check_segments(std::move(files));
+  report.repaired = std::move(repairs.repaired);
+  report.refused = std::move(repairs.refused);
   --checking_;
   check_ended_.notify_all();
   checkpointer_.unblock();

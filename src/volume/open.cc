@@ -78,7 +78,7 @@ io::Task<Status> Volume::format_primary(io::File& file, const CreateOptions& opt
   auto written = co_await extent::write_superblock(file, super);
   if (!written) co_return written;
   const extent::Label label{options.id,  segment, SegmentRole::kPrimary, options.geometry,
-                            file.size(), *layout, options.name};
+                            file.size(), *layout, options.name, options.size};
   auto labelled = co_await write_labels(file, label);
   co_return labelled;
 }
@@ -87,7 +87,7 @@ io::Task<Status> Volume::format_shadow(io::File& file, Uuid volume, Uuid segment
                                        bool checksums) {
   auto layout = extent::make_layout(file.size(), geometry, 0, 0, checksums);
   if (!layout) co_return tl::unexpected(layout.error());
-  const extent::Label label{volume, segment, SegmentRole::kShadow, geometry, file.size(), *layout, ""};
+  const extent::Label label{volume, segment, SegmentRole::kShadow, geometry, file.size(), *layout, "", 0};
   auto labelled = co_await write_labels(file, label);
   co_return labelled;
 }

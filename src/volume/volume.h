@@ -167,9 +167,10 @@ class Volume : public block::BlockDevice {
 
   virtual io::Task<Status> flush() = 0;       // as a kFlush request
   virtual io::Task<Status> checkpoint() = 0;  // fold the journal into the tables
+  // With `repair`, first makes good what extent/repair.h can prove, as far as nothing is in service from it.
   // Proves or refutes every invariant against what is on disk as of the last commit; the volume serves on
   // meanwhile.
-  virtual io::Task<Result<extent::CheckReport>> check() = 0;
+  virtual io::Task<Result<extent::CheckReport>> check(bool repair = false) = 0;
   // Reads everything that is stored, verifies what has a checksum and gives one to what has none; see
   // scrubber.h. Returns at the end of the volume or after stop_scrub(); `resume` of what it returns, and of
   // scrub_progress(), is where to go on, in another life too. kBusy while one runs.

@@ -1,0 +1,276 @@
+#include "extent/rescue.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "base/codec.h"
+#include "extent/checksum_page.h"
+#include "extent/journal.h"
+#include "extent/recovery.h"
+#include "extent/table_page.h"
+#include "io/buffer.h"
+
+namespace foreshadow::extent {
+namespace {
+
+class Rebuild {
+ public:
+  explicit Rebuild(std::vector<io::File*> files) : files_(std::move(files)) {}
+
+  io::Task<Result<Rebuilt>> run() {
+    auto labels = co_await read_labels();
+    if (!labels) co_return tl::unexpected(labels.error());
+    auto ring = co_await read_ring();
+    if (!ring) co_return tl::unexpected(ring.error());
+    auto chained = find_chain();
+    if (!chained) co_return tl::unexpected(chained.error());
+    for (size_t i = 0; i < files_.size(); ++i) {
+      if (!labels_[i]) continue;
+      auto pages = co_await read_pages(i);
+      if (!pages) co_return tl::unexpected(pages.error());
+    }
+    auto rows = make_rows();
+    if (!rows) co_return tl::unexpected(rows.error());
+    finish();
+    co_return std::move(out_);
+  }
+
+ private:
+  io::Task<Status> read_labels() {
+    size_t primary = SIZE_MAX;
+    for (size_t i = 0; i < files_.size(); ++i) {
+      std::string blemish;
+      auto label = co_await read_label(*files_[i], &blemish);
+      labels_.push_back(label ? std::optional(std::move(*label)) : std::nullopt);
+      bases_.emplace_back();
+      if (!labels_[i] || labels_[i]->role != SegmentRole::kPrimary) continue;
+      if (primary != SIZE_MAX) co_return fail(Code::kCorrupt, "two of the segments are primaries");
+      primary = i;
+    }
+    if (primary == SIZE_MAX) co_return fail(Code::kNotFound, "none of the segments is a primary");
+    out_.primary = primary;
+    out_.super.volume = labels_[primary]->volume;
+    if (labels_[primary]->layout.checksum_pages > 0) out_.super.features = kFeatureChecksums;
+    co_return Status{};
+  }
+
+  const Label& primary() const { return *labels_[out_.primary]; }
+
+  io::Task<Status> read_ring() {
+    const Layout& layout = primary().layout;
+    ring_ = io::Buffer(size_t{layout.journal_blocks} * kMetaBlock);
+    for (uint64_t done = 0; done < ring_.size(); done += kMiB) {
+      const auto into = ring_.span().subspan(done, std::min<uint64_t>(kMiB, ring_.size() - done));
+      const int read = co_await io::read(*files_[out_.primary], layout.journal_offset + done, into);
+      if (read < 0) co_return fail_errno(read, "cannot read the journal");
+    }
+    co_return Status{};
+  }
+
+  std::span<const std::byte> slot(uint64_t seq) const {
+    const uint64_t blocks = ring_.size() / kMetaBlock;
+    return ring_.span().subspan(seq % blocks * kMetaBlock, kMetaBlock);
+  }
+
+  // The newest block, and all that chain to it.
+  Status find_chain() {
+    const uint64_t blocks = ring_.size() / kMetaBlock;
+    std::optional<DecodedBlock> newest;
+    for (uint64_t index = 0; index < blocks; ++index) {
+      const auto block = decode_block(ring_.span().subspan(index * kMetaBlock, kMetaBlock), primary().volume);
+      if (!block || block->header.seq.v % blocks != index) continue;
+      const auto at = std::pair{block->header.epoch, block->header.seq};
+      if (!newest || at > std::pair{newest->header.epoch, newest->header.seq}) newest = block;
+    }
+    Superblock& super = out_.super;
+    super.epoch = Epoch(1);
+    if (!newest) {
+      for (uint64_t index = 0; index < blocks; ++index) {
+        if (peek_header(slot(index), primary().volume))
+          return fail(Code::kCorrupt, "the journal has blocks, and none of them is good");
+      }
+      out_.assumptions.emplace_back("the journal is empty: the tables are taken as they are");
+      return {};
+    }
+    super.epoch = newest->header.epoch;
+    super.epoch_start = newest->header.seq.next();
+    chain_.push_back(*newest);
+    while (chain_.back().header.seq.v > 1 && chain_.size() < blocks) {
+      const DecodedBlock& later = chain_.back();
+      const auto block = decode_block(slot(later.header.seq.v - 1), primary().volume);
+      if (!block || block->header.seq.next() != later.header.seq || block->crc != later.header.prev_crc)
+        break;
+      chain_.push_back(*block);
+    }
+    std::reverse(chain_.begin(), chain_.end());
+    const BlockHeader& first = chain_.front().header;
+    super.replay_from = first.seq;
+    super.replay_prev_crc = first.prev_crc;
+    if (first.seq.v == 1) return {};
+    // Behind the chain lies what was written over it, or nothing is proven.
+    const auto before = peek_header(slot(first.seq.v - 1), primary().volume);
+    if (before && before->seq > newest->header.seq) return {};
+    if (chain_.size() + 1 >= blocks) return {};
+    return fail(
+        Code::kCorrupt,
+        fmt::format("history is known from journal block {} on, and block {}, which it follows, is damaged",
+                    first.seq.v, first.seq.v - 1));
+  }
+
+  // The digest over every page in use, the range of physical clusters, and the newest checkpoint.
+  io::Task<Status> read_pages(size_t file) {
+    const Label& label = *labels_[file];
+    const io::Buffer block(kMetaBlock);
+    const auto damaged = [&](const char* what, uint32_t page) {
+      return fail(Code::kCorrupt, fmt::format("{} page {} of segment {} is damaged, and without a superblock "
+                                              "nothing says whether it counts",
+                                              what, page, label.segment.str()));
+    };
+    for (uint32_t page = 0; page < label.layout.table_pages; ++page) {
+      CkptSeq newest;
+      uint64_t share = 0;
+      for (uint32_t place = 0; place < kTableSlots; ++place) {
+        const int read =
+            co_await io::read(*files_[file], label.layout.page_offset(page, place), block.span());
+        if (read < 0) co_return fail_errno(read, "cannot read a table page");
+        const Pcn base = base_of_page(file, block.span());
+        auto content = decode_page(block.span(), label.volume, label.segment, page, base);
+        if (!content) co_return damaged("table", page);
+        if (!*content) continue;
+        bases_[file] = base;
+        note_entries((*content)->page);
+        if ((*content)->page.checkpoint <= newest) continue;
+        newest = (*content)->page.checkpoint;
+        share = page_digest(base, page, newest, (*content)->crc);
+      }
+      out_.super.table_digest += share;
+      out_.super.checkpoint = std::max(out_.super.checkpoint, newest);
+    }
+    for (uint32_t page = 0; page < label.layout.checksum_pages; ++page) {
+      CkptSeq newest;
+      uint64_t share = 0;
+      for (uint32_t place = 0; place < kTableSlots; ++place) {
+        const uint64_t offset = label.layout.checksum_page_offset(page, place);
+        const int read = co_await io::read(*files_[file], offset, block.span());
+        if (read < 0) co_return fail_errno(read, "cannot read a checksum page");
+        const Pcn base = base_of_page(file, block.span());
+        auto content = decode_checksum_page(block.span(), label.volume, label.segment, page, base);
+        if (!content) co_return damaged("checksum", page);
+        if (!*content || (*content)->page.checkpoint <= newest) continue;
+        bases_[file] = base;
+        newest = (*content)->page.checkpoint;
+        share = checksum_page_digest(base, page, newest, (*content)->crc);
+      }
+      out_.super.table_digest += share;
+      out_.super.checkpoint = std::max(out_.super.checkpoint, newest);
+    }
+    co_return Status{};
+  }
+
+  // The first page tells the segment's range, every further one must agree.
+  Pcn base_of_page(size_t file, std::span<const std::byte> block) const {
+    constexpr size_t kBaseAt = 52;
+    return bases_[file] ? *bases_[file] : Pcn(DiskReader(block.subspan(kBaseAt)).u32());
+  }
+
+  void note_entries(const TablePage& page) {
+    for (const TableEntry& entry : page.entries) {
+      if (entry.mask != 0) clusters_ = std::max(clusters_, uint64_t{entry.lcn.v} + 1);
+    }
+  }
+
+  // Rows as the chain knows them; of the others, as their pages and labels tell.
+  Status make_rows() {
+    std::vector<SegmentRow>& rows = out_.super.segments;
+    for (const DecodedBlock& block : chain_) {
+      for (uint32_t i = 0; i < block.header.count; ++i) {
+        ASSIGN_OR_RETURN(const Record record,
+                         decode_record(block.records.subspan(size_t{i} * kRecordBytes, kRecordBytes)));
+        if (const auto* map = std::get_if<MapRecord>(&record))
+          clusters_ = std::max(clusters_, uint64_t{map->lcn.v} + 1);
+        const auto* row = std::get_if<SegmentRow>(&record);
+        if (row == nullptr) continue;
+        const auto known =
+            std::find_if(rows.begin(), rows.end(), [&](const auto& r) { return r.id == row->id; });
+        known == rows.end() ? rows.push_back(*row) : void(*known = *row);
+      }
+    }
+    std::erase_if(rows, [](const SegmentRow& row) { return row.state == SegmentState::kReleased; });
+    uint32_t next_id = 1;
+    for (const SegmentRow& row : rows) next_id = std::max(next_id, row.id.v + 1);
+    // In the order in which their ranges were taken.
+    std::vector<size_t> order;
+    for (size_t i = 0; i < files_.size(); ++i) {
+      if (labels_[i]) order.push_back(i);
+    }
+    std::sort(order.begin(), order.end(), [&](size_t x, size_t y) {
+      return bases_[x].value_or(Pcn(UINT32_MAX)) < bases_[y].value_or(Pcn(UINT32_MAX));
+    });
+    for (const size_t i : order) {
+      const Label& label = *labels_[i];
+      const bool known =
+          std::any_of(rows.begin(), rows.end(), [&](const auto& r) { return r.uuid == label.segment; });
+      if (known) continue;
+      SegmentRow row;
+      row.uuid = label.segment;
+      row.role = label.role;
+      row.state = SegmentState::kMerged;
+      row.clusters = clusters_in(label.layout, label.geometry, files_[i]->size());
+      if (i == out_.primary) {
+        row.pcn_base = Pcn(kGranuleClusters);
+      } else if (bases_[i]) {
+        row.id = SegmentId(next_id++);
+        row.pcn_base = *bases_[i];
+        out_.assumptions.push_back(
+            fmt::format("segment {} ({}) is taken as merged", row.id.v, row.uuid.str()));
+      } else {
+        out_.assumptions.push_back(
+            fmt::format("segment {} was never part of a checkpoint and no record names it: "
+                        "it is taken as an orphan",
+                        label.segment.str()));
+        continue;
+      }
+      rows.push_back(row);
+    }
+    std::sort(rows.begin(), rows.end(), [](const auto& x, const auto& y) { return x.id < y.id; });
+    if (rows.empty() || rows.front().uuid != primary().segment)
+      return fail(Code::kCorrupt, "segment 0 is not the primary");
+    out_.super.next_segment = SegmentId(next_id);
+    return {};
+  }
+
+  void finish() {
+    Superblock& super = out_.super;
+    const uint64_t cluster = primary().geometry.cluster();
+    super.size = primary().volume_size;
+    if (const uint64_t least = clusters_ * cluster; super.size < least) {
+      super.size = least;
+      out_.assumptions.push_back(
+          fmt::format("the size is taken as {} bytes: the end of what is stored", least));
+    }
+    // Past anything that may have been written before.
+    super.sequence = super.epoch.v + super.checkpoint.v * 2 + 1024;
+    out_.assumptions.emplace_back("redirect is taken as allocating");
+  }
+
+  std::vector<io::File*> files_;
+  Rebuilt out_;
+  std::vector<std::optional<Label>> labels_;
+  std::vector<std::optional<Pcn>> bases_;
+  io::Buffer ring_;
+  std::vector<DecodedBlock> chain_;
+  uint64_t clusters_ = 0;  // past the last one that anything names
+};
+
+}  // namespace
+
+io::Task<Result<Rebuilt>> rebuild_superblock(std::vector<io::File*> files) {
+  Rebuild rebuild(std::move(files));
+  auto outcome = co_await rebuild.run();
+  co_return outcome;
+}
+
+}  // namespace foreshadow::extent
