@@ -17,6 +17,7 @@ FIRST_TOUCH_SECONDS = 60  # a slow disk does not get through all of it
 SMALL = {"bs": "4k", "iodepth": 32, "norandommap": True, "time_based": True}
 LARGE = {"bs": "1m", "iodepth": 8, "time_based": True}
 OURS, NBDKIT, QCOW2 = "foreshadow", "nbdkit -t4 file", "qemu-nbd qcow2"
+CHECKED = ("chk read", "chk write")  # of a volume with data checksums
 LARGE_KINDS = ("read", "write", "randread", "randwrite")
 
 
@@ -96,23 +97,35 @@ class Bench:
             self.servers.append(server)
             load.fill(server, self.directory, self.size)
 
-    def foreshadow(self, name, size, mapped):
+    def foreshadow(self, name, size, mapped, *flags):
         """A fresh `foreshadow up` with one volume that can map `mapped` bytes without a shadow."""
         primary = mapped + mapped // 64 + 256 * MIB  # data, tables, journal and label
         directory = self.path(name)
         shutil.rmtree(directory, ignore_errors=True)
         os.makedirs(directory)
         server = servers.Foreshadow(self.binary, directory, primary)
-        server.create_volume("bench", size, primary)
+        server.create_volume("bench", size, primary, *flags)
         return server
 
     def stop(self):
         for server in self.servers:
             server.stop()
         self.servers = []
-        for name in ("raw", "qcow2", "mapped", "touched"):
+        for name in ("raw", "qcow2", "mapped", "touched", "checked"):
             path = self.path(name)
             shutil.rmtree(path) if os.path.isdir(path) else os.path.exists(path) and os.remove(path)
+
+    def checked(self, seconds):
+        """A filled volume with data checksums: samples of its reads and overwrites."""
+        server = self.foreshadow("checked", self.size, self.size, "--checksums")
+        try:
+            load.fill(server, self.directory, self.size)
+            server.call("volume", "check", "bench")
+            return [load.measure(server, self.directory, rw=pattern, size=self.size, runtime=seconds, **SMALL)
+                    for pattern in ("randread", "randwrite")]
+        finally:
+            server.stop()
+            shutil.rmtree(self.path("checked"), ignore_errors=True)
 
     def first_touch(self):
         """A fresh volume: 4 KiB writes to places never written, then the same writes again.
@@ -155,6 +168,8 @@ def small(bench, seconds, samples, say):
             first, again, memory["random_4k_bytes_per_mapped_tib"] = bench.first_touch()
             note(server.name, "first touch", first)
             note(server.name, "same again", again)
+            for kind, sample in zip(CHECKED, bench.checked(seconds)):
+                note(server.name, kind, sample)
             server.call("volume", "check", "bench")
             shown = server.show("bench")
             memory["sequential_bytes_per_mapped_tib"] = shown["map_memory_bytes"] * (1 << 40) / shown["used"]

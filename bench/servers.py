@@ -130,8 +130,9 @@ class Foreshadow(Server):
         os.makedirs(directory, exist_ok=True)
         self.call("pool", "add", name, "--dir", directory, "--capacity", str(capacity))
 
-    def create_volume(self, name, size, primary):
-        self.call("volume", "create", name, "--size", str(size), "--primary", str(primary), "--pool", "bench")
+    def create_volume(self, name, size, primary, *flags):
+        self.call("volume", "create", name, "--size", str(size), "--primary", str(primary), "--pool", "bench",
+                  *flags)
         # Threads started while the process grew inherit the core; the uri is the volume's own from now on.
         self.uri = self.call("volume", "show", name)["uri"]
 

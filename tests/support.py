@@ -189,7 +189,9 @@ class Server:
         self.cli("pool", "add", name, "--dir", directory, *(["--capacity", capacity] if capacity else []))
 
     def create(self, name, size="1GiB", primary="16MiB", pool=None, **options):
-        words = [word for key, value in options.items() for word in (f"--{key.replace('_', '-')}", value)]
+        words = []
+        for key, value in options.items():  # True: a flag
+            words += [f"--{key.replace('_', '-')}"] + ([] if value is True else [value])
         if pool is not None:
             words += ["--pool", pool]
         self.cli("volume", "create", name, "--size", size, "--primary", primary, *words)

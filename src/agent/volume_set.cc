@@ -360,7 +360,8 @@ io::Task<Status> VolumeSet::remove_backings(std::vector<Backing> backings) {
 
 io::Task<Result<extent::CheckReport>> VolumeSet::repair_broken(Uuid id) {
   const auto found = broken_.find(id);
-  if (found == broken_.end()) co_return fail(Code::kNotFound, fmt::format("volume {} is not broken", id.str()));
+  if (found == broken_.end())
+    co_return fail(Code::kNotFound, fmt::format("volume {} is not broken", id.str()));
   const std::vector<Backing> backings = found->second.backings;
   extent::CheckReport out;
   {

@@ -35,6 +35,7 @@ void add_volume_commands(CLI::App& app, Invocation& invocation);
 void add_scrub_command(CLI::App& volume, Invocation& invocation);
 void add_shadow_commands(CLI::App& app, Invocation& invocation);
 void add_record_commands(CLI::App& app, Invocation& invocation);
+void add_rescue_command(CLI::App& app, Invocation& invocation);
 void add_replay_command(CLI::App& app, Invocation& invocation);
 
 // An option whose text `parse` turns into *target; its error is an error of the command line.

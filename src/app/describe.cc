@@ -193,9 +193,15 @@ Json to_json(const v1::Event& event) {
 Json to_json(const v1::CheckReport& check) {
   Json findings = Json::array();
   for (const std::string& finding : check.findings()) findings.add(finding);
+  Json repaired = Json::array();
+  for (const std::string& done : check.repaired()) repaired.add(done);
+  Json refused = Json::array();
+  for (const std::string& left : check.refused()) refused.add(left);
   return Json::object()
       .set("ok", check.ok())
       .set("findings", std::move(findings))
+      .set("repaired", std::move(repaired))
+      .set("refused", std::move(refused))
       .set("clusters_mapped", check.clusters_mapped())
       .set("clusters_free", check.clusters_free())
       .set("journal_records", check.journal_records())
@@ -283,6 +289,8 @@ std::string describe(const v1::CheckReport& check, const std::string& volume) {
   std::string out =
       fmt::format("volume {}: {}\n", volume,
                   check.ok() ? "every invariant holds" : fmt::format("{} findings", check.findings_size()));
+  for (const std::string& done : check.repaired()) out += "  repaired: " + printable(done) + "\n";
+  for (const std::string& left : check.refused()) out += "  not repaired: " + printable(left) + "\n";
   for (const std::string& finding : check.findings()) out += "  " + printable(finding) + "\n";
   out += fmt::format("{} clusters mapped, {} free, {} journal records, {} table pages\n",
                      check.clusters_mapped(), check.clusters_free(), check.journal_records(),

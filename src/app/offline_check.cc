@@ -16,13 +16,19 @@
 #include "base/names.h"
 #include "block/file_pool.h"
 #include "extent/recovery.h"
+#include "extent/repair.h"
 #include "io/loop.h"
 #include "io/task.h"
 
 namespace foreshadow::app {
 namespace {
 
-using Files = std::vector<std::unique_ptr<io::File>>;
+struct Found {
+  std::shared_ptr<block::Pool> pool;
+  std::string backing;
+  std::unique_ptr<io::File> file;
+};
+using Files = std::vector<Found>;
 
 // Every backing of every pool, opened for reading, by volume. What cannot be read is told and left out.
 Result<std::map<Uuid, Files>> open_all(io::Loop& loop, const agent::state::AgentState& state) {
@@ -30,13 +36,14 @@ Result<std::map<Uuid, Files>> open_all(io::Loop& loop, const agent::state::Agent
   for (const agent::state::PoolRecord& record : state.pools()) {
     ASSIGN_OR_RETURN(Name name, Name::parse(record.name(), "pool name"));
     ASSIGN_OR_RETURN(std::unique_ptr<io::Directory> directory, io::open_directory(loop, record.directory()));
-    ASSIGN_OR_RETURN(const std::unique_ptr<block::Pool> pool,
+    ASSIGN_OR_RETURN(const std::shared_ptr<block::Pool> pool,
                      block::FilePool::open(std::move(name), std::move(directory), record.capacity()));
     ASSIGN_OR_RETURN(const std::vector<std::string> backings, pool->list());
     for (const std::string& text : backings) {
       const auto backing = agent::Backing::parse(text, record.name());
       if (!backing) continue;
-      ASSIGN_OR_RETURN(out[backing->volume].emplace_back(), pool->open(text, io::Directory::Mode::kReadOnly));
+      Found& found = out[backing->volume].emplace_back(Found{pool, text, nullptr});
+      ASSIGN_OR_RETURN(found.file, pool->open(text, io::Directory::Mode::kReadOnly));
     }
   }
   return out;
@@ -44,29 +51,63 @@ Result<std::map<Uuid, Files>> open_all(io::Loop& loop, const agent::state::Agent
 
 // Whether one of the files is the primary of a volume of that name.
 io::Task<bool> has_name(const Files& files, std::string name) {
-  for (const std::unique_ptr<io::File>& file : files) {
+  for (const Found& found : files) {
     std::string blemish;
-    const auto label = co_await extent::read_label(*file, &blemish);
+    const auto label = co_await extent::read_label(*found.file, &blemish);
     if (label && label->role == extent::SegmentRole::kPrimary) co_return label->name == name;
   }
   co_return false;
 }
 
+std::vector<io::File*> pointers_of(const Files& files) {
+  std::vector<io::File*> out;
+  for (const Found& found : files) out.push_back(found.file.get());
+  return out;
+}
+
+io::Task<Result<extent::CheckReport>> repair_and_check(Files& files) {
+  for (Found& found : files) {
+    found.file.reset();
+    auto file = found.pool->open(found.backing, io::Directory::Mode::kReadWriteLocked);
+    if (!file) co_return tl::unexpected(file.error());
+    found.file = std::move(*file);
+  }
+  const std::vector<io::File*> pointers = pointers_of(files);
+  auto repaired = co_await extent::repair_segments(pointers, true);
+  if (!repaired) co_return tl::unexpected(repaired.error());
+  extent::CheckReport out = co_await extent::check_segments(pointers);
+  out.repaired = std::move(repaired->repaired);
+  out.refused = std::move(repaired->refused);
+  if (!out.ok()) co_return out;  // what counts as an orphan is only sure in a volume that is whole
+  for (const size_t orphan : repaired->orphans) {
+    files[orphan].file.reset();
+    const Status removed = files[orphan].pool->remove(files[orphan].backing);
+    if (!removed) co_return tl::unexpected(removed.error());
+    out.repaired.push_back(
+        fmt::format("backing {}, which was never attached: removed", files[orphan].backing));
+  }
+  co_return out;
+}
+
 io::Task<Result<v1::CheckReport>> find_and_check(io::Loop& loop, agent::state::AgentState state,
-                                                 std::string name) {
-  const auto groups = open_all(loop, state);
+                                                 std::string name, bool repair) {
+  auto groups = open_all(loop, state);
   if (!groups) co_return tl::unexpected(groups.error());
   // The notes know the name also where the primary cannot be read any more.
   std::string noted;
   for (const agent::state::VolumeRecord& record : state.volumes()) {
     if (record.name() == name) noted = record.id();
   }
-  for (const auto& [id, files] : *groups) {
+  for (auto& [id, files] : *groups) {
     const bool named = co_await has_name(files, name);
     if (!named && id.str() != noted) continue;
-    std::vector<io::File*> pointers;
-    for (const std::unique_ptr<io::File>& file : files) pointers.push_back(file.get());
-    const extent::CheckReport report = co_await extent::check_segments(std::move(pointers));
+    if (repair) {
+      auto report = co_await repair_and_check(files);
+      if (!report) co_return tl::unexpected(report.error());
+      co_return agent::make_check_report(*report);
+    }
+    const std::vector<io::File*> pointers = pointers_of(files);
+    const extent::CheckReport report = co_await extent::check_segments(pointers);
     co_return agent::make_check_report(report);
   }
   co_return fail(Code::kNotFound, fmt::format("there is no volume {} in the {} pools of agent.json",
@@ -75,7 +116,7 @@ io::Task<Result<v1::CheckReport>> find_and_check(io::Loop& loop, agent::state::A
 
 }  // namespace
 
-Result<v1::CheckReport> check_offline(const std::string& state_dir, const std::string& name) {
+Result<v1::CheckReport> check_offline(const std::string& state_dir, const std::string& name, bool repair) {
   if (!std::filesystem::exists(state_dir + "/agent.json")) {
     return fail(
         Code::kNotFound,
@@ -89,7 +130,7 @@ Result<v1::CheckReport> check_offline(const std::string& state_dir, const std::s
   ASSIGN_OR_RETURN(const std::unique_ptr<io::Loop> loop, io::Loop::create());
   std::promise<Result<v1::CheckReport>> checked;
   loop->run_on_loop([&] {
-    io::spawn(find_and_check(*loop, std::move(state), name), [&](Result<v1::CheckReport> report) {
+    io::spawn(find_and_check(*loop, std::move(state), name, repair), [&](Result<v1::CheckReport> report) {
       checked.set_value(std::move(report));
       loop->stop();
     });

@@ -75,15 +75,18 @@ Status show(const Invocation& invocation, const std::string& name) {
   return {};
 }
 
-Result<v1::CheckReport> ask_for_check(const std::string& state, const std::string& name) {
-  if (!answers(control_socket(state))) return check_offline(state, name);
+Result<v1::CheckReport> ask_for_check(const std::string& state, const std::string& name, bool repair) {
+  if (!answers(control_socket(state))) return check_offline(state, name, repair);
   ASSIGN_OR_RETURN(Client client, Client::connect(state));
-  return client.call(&Client::Stub::CheckVolume, request_for(name));
+  v1::CheckVolumeRequest request;
+  request.set_name(name);
+  request.set_repair(repair);
+  return client.call(&Client::Stub::CheckVolume, request);
 }
 
-Status check(Invocation& invocation, const std::string& name) {
+Status check(Invocation& invocation, const std::string& name, bool repair) {
   ASSIGN_OR_RETURN(const std::string state, invocation.state_dir());
-  ASSIGN_OR_RETURN(const v1::CheckReport report, ask_for_check(state, name));
+  ASSIGN_OR_RETURN(const v1::CheckReport report, ask_for_check(state, name, repair));
   invocation.print(to_json(report), describe(report, name));
   invocation.exit_code = report.ok() ? 0 : 1;
   return {};
@@ -126,12 +129,25 @@ void add_create(CLI::App& volume, Invocation& invocation) {
   });
 }
 
+void add_check(CLI::App& volume, Invocation& invocation) {
+  const auto name = std::make_shared<std::string>();
+  const auto repair = std::make_shared<bool>(false);
+  CLI::App* command =
+      volume.add_subcommand("check", "Prove or refute every invariant on disk; works without a server too");
+  command->add_option("NAME", *name, "Name of the volume")->required();
+  command->add_flag("--repair", *repair, "First make good what a second copy proves; says what it did");
+  command->callback([&invocation, name, repair] {
+    invocation.run = [&invocation, name, repair] { return check(invocation, *name, *repair); };
+  });
+}
+
 }  // namespace
 
 void add_volume_commands(CLI::App& app, Invocation& invocation) {
   CLI::App* volume = app.add_subcommand("volume", "Create, look at, check and remove volumes");
   volume->require_subcommand(1);
   add_create(*volume, invocation);
+  add_check(*volume, invocation);
   add_scrub_command(*volume, invocation);
   CLI::App* listing = volume->add_subcommand("list", "List volumes");
   listing->callback([&invocation] { invocation.run = [&] { return list(invocation); }; });
@@ -146,7 +162,6 @@ void add_volume_commands(CLI::App& app, Invocation& invocation) {
     });
   };
   add_named("show", "Show a volume, its segments and its forecast", show);
-  add_named("check", "Prove or refute every invariant on disk; works without a server too", check);
   add_named("rm", "Remove a volume and its data", remove);
 }
 

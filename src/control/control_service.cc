@@ -142,9 +142,8 @@ grpc::Status ControlService::DeleteVolume(Context* context, const v1::VolumeRequ
 
 grpc::Status ControlService::CheckVolume(Context* context, const v1::CheckVolumeRequest* request,
                                          v1::CheckReport* reply) {
-  const auto ack = ask(*context, [&](Requests::Done done) {
-    return core_.requests.check_volume(*request, std::move(done));
-  });
+  const auto ack = ask(
+      *context, [&](Requests::Done done) { return core_.requests.check_volume(*request, std::move(done)); });
   if (!ack) return to_grpc(ack.error());
   *reply = ack->check();
   return grpc::Status::OK;

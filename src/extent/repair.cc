@@ -8,6 +8,7 @@
 #include <map>
 #include <optional>
 #include <tuple>
+#include <utility>
 
 #include "extent/checksum_page.h"
 #include "extent/journal.h"
@@ -88,9 +89,9 @@ class Repair {
         auto label = decode_label(block, Layout::label_offset(copy));
         if (!label) continue;
         good[copy] = std::move(*label);
-        auto put_back = co_await put(
-            i, Layout::label_offset(copy), block,
-            fmt::format("label {} of segment {}: one flipped bit", copy, good[copy]->segment.str()));
+        std::string what =
+            fmt::format("label {} of segment {}: one flipped bit", copy, good[copy]->segment.str());
+        auto put_back = co_await put(i, Layout::label_offset(copy), block, std::move(what));
         if (!put_back) co_return put_back;
       }
       if (good[0] && good[1] && *good[0] != *good[1]) {
@@ -100,9 +101,9 @@ class Repair {
         const uint32_t bad = good[0] ? 1 : 0;
         const io::Buffer block(kMetaBlock);
         encode_label(*good[1 - bad], Layout::label_offset(bad), block.span());
-        auto put_back = co_await put(
-            i, Layout::label_offset(bad), block.span(),
-            fmt::format("label {} of segment {}: from the other one", bad, good[1 - bad]->segment.str()));
+        std::string what =
+            fmt::format("label {} of segment {}: from the other one", bad, good[1 - bad]->segment.str());
+        auto put_back = co_await put(i, Layout::label_offset(bad), block.span(), std::move(what));
         if (!put_back) co_return put_back;
       } else if (!good[0] && !all_zero(copies.span())) {
         out_.refused.push_back(fmt::format("both labels of backing {} are damaged", i));
@@ -216,8 +217,9 @@ class Repair {
       co_return false;
     }
     std::copy(mended.span().begin(), mended.span().end(), bad.begin());
-    auto put_back = co_await put(primary_, labels_[primary_]->layout.block_offset(next.v), bad,
-                                 fmt::format("journal block {}: one flipped bit", next.v));
+    std::string what = fmt::format("journal block {}: one flipped bit", next.v);
+    auto put_back =
+        co_await put(primary_, labels_[primary_]->layout.block_offset(next.v), bad, std::move(what));
     if (!put_back) co_return tl::unexpected(put_back.error());
     co_return true;
   }
@@ -334,7 +336,8 @@ class Repair {
     digest_ += found->second - share;
     newest = found->first;
     share = found->second;
-    auto put_back = co_await put(bad.segment, bad.offset, block.span(), name_of(bad) + ": one flipped bit");
+    std::string what = name_of(bad) + ": one flipped bit";
+    auto put_back = co_await put(bad.segment, bad.offset, block.span(), std::move(what));
     if (!put_back) co_return tl::unexpected(put_back.error());
     co_return true;
   }
@@ -365,8 +368,8 @@ class Repair {
       const uint32_t crc = encode_page(page, block.span());
       if (page_digest(row.pcn_base, bad.page, page.checkpoint, crc) != wanted) continue;
       digest_ = super_.table_digest;
-      auto put_back = co_await put(bad.segment, bad.offset, block.span(),
-                                   name_of(bad) + ": from the page before it and the journal");
+      std::string what = name_of(bad) + ": from the page before it and the journal";
+      auto put_back = co_await put(bad.segment, bad.offset, block.span(), std::move(what));
       if (!put_back) co_return tl::unexpected(put_back.error());
       co_return true;
     }

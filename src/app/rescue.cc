@@ -1,0 +1,180 @@
+#include "app/rescue.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "agent/catalog.h"
+#include "agent/state_dir.h"
+#include "base/names.h"
+#include "base/rng.h"
+#include "block/file_pool.h"
+#include "extent/recovery.h"
+#include "extent/repair.h"
+#include "extent/rescue.h"
+#include "io/loop.h"
+#include "io/task.h"
+
+namespace foreshadow::app {
+namespace {
+
+using Files = std::vector<std::unique_ptr<io::File>>;
+
+std::vector<io::File*> pointers_of(const Files& files) {
+  std::vector<io::File*> out;
+  for (const auto& file : files) out.push_back(file.get());
+  return out;
+}
+
+// The names and states of one volume's segments, as far as anything tells.
+void describe(const extent::Recovered& state, RescuedVolume& out) {
+  out.name = state.label.name;
+  out.size = state.super.size;
+  out.segments = state.segments.size();
+  out.stored = state.map.mapped_sub_blocks() * state.label.geometry.sub_block();
+  out.whole = true;
+}
+
+// First by what is redundant, then, if no superblock is left, from tables and journal.
+io::Task<Status> rescue_volume(const Files& files, bool apply, RescuedVolume& out) {
+  const std::vector<io::File*> pointers = pointers_of(files);
+  auto repaired = co_await extent::repair_segments(pointers, apply);
+  if (!repaired) co_return tl::unexpected(repaired.error());
+  out.repaired = std::move(repaired->repaired);
+  for (size_t i = 0; i < files.size() && out.name.empty(); ++i) {
+    std::string blemish;
+    const auto label = co_await extent::read_label(*files[i], &blemish);
+    if (label) out.name = label->name;
+  }
+  auto state = co_await extent::recover(pointers);
+  if (state) {
+    describe(**state, out);
+    co_return Status{};
+  }
+  out.problems = std::move(repaired->refused);
+  auto rebuilt = co_await extent::rebuild_superblock(pointers);
+  if (!rebuilt) {
+    out.problems.push_back(state.error().message);
+    if (rebuilt.error().message != state.error().message)
+      out.problems.push_back("no superblock can be rebuilt: " + rebuilt.error().message);
+    co_return Status{};
+  }
+  // A quorum that says otherwise is believed before a guess; only where there is none is one made.
+  if (state.error().message.find("superblock copies are good") == std::string::npos) {
+    out.problems.push_back(state.error().message);
+    co_return Status{};
+  }
+  out.problems.clear();
+  out.repaired.push_back(
+      fmt::format("all four superblock copies: rebuilt from the tables of {} segments and the journal",
+                  rebuilt->super.segments.size()));
+  out.assumptions = rebuilt->assumptions;
+  out.size = rebuilt->super.size;
+  out.segments = rebuilt->super.segments.size();
+  if (!apply) co_return Status{};
+  auto written = co_await extent::write_superblock(*files[rebuilt->primary], rebuilt->super);
+  if (!written) co_return written;
+  state = co_await extent::recover(pointers);
+  if (state) {
+    describe(**state, out);
+  } else {
+    out.problems.push_back(state.error().message);
+  }
+  co_return Status{};
+}
+
+template <typename T>
+T run(io::Loop& loop, io::Task<T> task) {
+  std::optional<T> out;
+  io::spawn(std::move(task), [&](T value) {
+    out.emplace(std::move(value));
+    loop.stop();
+  });
+  if (!out) loop.run();
+  return std::move(*out);
+}
+
+// agent.json with these pools and volumes beside what it knows.
+Status write_notes(const agent::StateDir& state_dir, const std::vector<std::string>& directories,
+                   const std::vector<RescuedVolume>& volumes, std::string* told) {
+  ASSIGN_OR_RETURN(agent::state::AgentState state, state_dir.load());
+  SystemRng rng;
+  if (state.agent_id().empty()) state.set_agent_id(Uuid::random(rng).str());
+  size_t pools = 0;
+  for (const std::string& directory : directories) {
+    const auto same = [&](const auto& record) { return record.directory() == directory; };
+    if (std::any_of(state.pools().begin(), state.pools().end(), same)) continue;
+    std::string name = "default";
+    for (int n = 2; std::any_of(state.pools().begin(), state.pools().end(),
+                                [&](const auto& record) { return record.name() == name; });
+         ++n) {
+      name = fmt::format("pool-{}", n);
+    }
+    agent::state::PoolRecord& record = *state.add_pools();
+    record.set_name(name);
+    record.set_directory(directory);
+    ++pools;
+  }
+  size_t added = 0;
+  for (const RescuedVolume& volume : volumes) {
+    const auto same = [&](const auto& record) { return record.id() == volume.id; };
+    if (std::any_of(state.volumes().begin(), state.volumes().end(), same)) continue;
+    agent::state::VolumeRecord& record = *state.add_volumes();
+    record.set_id(volume.id);
+    record.set_name(volume.name);
+    ++added;
+  }
+  TRY(state_dir.save(state));
+  *told = fmt::format(
+      "{}/agent.json: {} pools and {} volumes added; control's database is made anew from the agent's "
+      "inventory at the next `foreshadow up`",
+      state_dir.path(), pools, added);
+  return {};
+}
+
+}  // namespace
+
+Result<RescueReport> rescue(const std::vector<std::string>& directories, const std::string& state,
+                            bool apply) {
+  std::optional<agent::StateDir> lock;
+  if (apply) {
+    ASSIGN_OR_RETURN(agent::StateDir held, agent::StateDir::open(state));
+    lock.emplace(std::move(held));
+  }
+  ASSIGN_OR_RETURN(const std::unique_ptr<io::Loop> loop, io::Loop::create());
+  RescueReport out;
+  std::vector<std::shared_ptr<block::Pool>> pools;
+  std::map<Uuid, Files> groups;
+  const auto mode = apply ? io::Directory::Mode::kReadWriteLocked : io::Directory::Mode::kReadOnly;
+  for (const std::string& path : directories) {
+    ASSIGN_OR_RETURN(std::unique_ptr<io::Directory> directory, io::open_directory(*loop, path));
+    ASSIGN_OR_RETURN(Name name, Name::parse("rescue"));
+    ASSIGN_OR_RETURN(pools.emplace_back(), block::FilePool::open(std::move(name), std::move(directory), 0));
+    ASSIGN_OR_RETURN(const std::vector<std::string> backings, pools.back()->list());
+    for (const std::string& text : backings) {
+      const auto backing = agent::Backing::parse(text, "");
+      if (!backing) {
+        out.strangers.push_back(fmt::format("{}/{}.seg: its name is not VOLUME.SEGMENT", path, text));
+        continue;
+      }
+      ASSIGN_OR_RETURN(groups[backing->volume].emplace_back(), pools.back()->open(text, mode));
+    }
+  }
+  for (auto& [id, files] : groups) {
+    RescuedVolume& volume = out.volumes.emplace_back();
+    volume.id = id.str();
+    const Status done = run(*loop, rescue_volume(files, apply, volume));
+    if (!done) volume.problems.push_back(done.error().message);
+  }
+  groups.clear();
+  out.notes = "nothing is written without --apply";
+  if (lock) TRY(write_notes(*lock, directories, out.volumes, &out.notes));
+  return out;
+}
+
+}  // namespace foreshadow::app
