@@ -52,6 +52,7 @@ Swarm fixed_swarm(volume::Redirect redirect) {
   out.create.name = "explored";
   out.create.size = 4 * kCluster;
   out.create.redirect = redirect;
+  out.create.checksums = redirect == volume::Redirect::kAll;
   out.journal_blocks = 4;
   out.create.journal_bytes = uint64_t{out.journal_blocks} * extent::kMetaBlock;
   out.primary_clusters = 3;

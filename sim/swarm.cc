@@ -101,6 +101,7 @@ Swarm draw_swarm(Rng& rng, bool faults) {
   out.run.hold_timeout = std::chrono::milliseconds(between_log(rng, 1, 64));
   out.run.commit_idle = std::chrono::microseconds(between_log(rng, 100, 20'000));
   out.run.commit_age = std::chrono::milliseconds(between_log(rng, 1, 100));
+  out.run.checksum_age = std::chrono::microseconds(between_log(rng, 100, 200'000));
   if (wide) {  // and few who wait for one, so that it gathers
     out.weights[static_cast<size_t>(Act::kFlush)] = 1;
     out.weights[static_cast<size_t>(Act::kTrim)] = 40;  // a cluster that stays mapped makes no record

@@ -18,10 +18,18 @@ Checkpointer::Checkpointer(io::Executor& executor, SegmentSet& segments, Committ
       volume_(volume),
       super_(std::move(super)),
       page_buffer_(extent::kMetaBlock),
-      ended_(executor) {}
+      ended_(executor) {
+  timer_.op.target = this;
+  timer_.op.done = [](io::Op* op, int) { static_cast<Checkpointer*>(op->target)->start(); };
+}
 
 Checkpointer::~Checkpointer() {
+  executor_.cancel(timer_);
   ASSERT(!running_);
+}
+
+void Checkpointer::start_within(Nanos time) {
+  if (!timer_.armed() && !closed_) executor_.arm(timer_, executor_.now() + time);
 }
 
 void Checkpointer::start() {
@@ -53,6 +61,7 @@ io::Task<Status> Checkpointer::run_now() {
 
 io::Task<Status> Checkpointer::close() {
   closed_ = true;
+  executor_.cancel(timer_);
   auto blocked = co_await block();
   ended_.notify_all();
   co_return blocked;
@@ -72,6 +81,7 @@ void Checkpointer::unblock() {
 }
 
 io::Task<Status> Checkpointer::run() {
+  executor_.cancel(timer_);
   // Both at the same instant: a write from here on notes its region behind the frozen position.
   const Committer::Frozen frozen = committer_.freeze();
   const DirtyChecksums checksums = freeze_checksums(frozen.rows);

@@ -22,8 +22,9 @@ class Checkpointer {
                extent::Superblock super);
   ~Checkpointer();
 
-  void start();                // in the background, unless one is running; a failure poisons
-  io::Task<Status> run_now();  // and wait for it
+  void start_within(Nanos time);  // at the latest then, unless one has begun before
+  void start();                   // in the background, unless one is running; a failure poisons
+  io::Task<Status> run_now();     // and wait for it
   // Held: no checkpoint runs until unblock().
   io::Task<Status> block();
   void unblock();
@@ -68,6 +69,7 @@ class Checkpointer {
     uint64_t digest;
   };
   std::vector<NewChecksums> new_checksums_;
+  io::Timer timer_;
   bool running_ = false;
   bool again_ = false;
   bool closed_ = false;

@@ -160,6 +160,7 @@ void Engine::on_state_changed(Segment& segment) {
 
 void Engine::on_noted(std::span<const Pcn> regions) {
   checksums_.noted(regions);
+  checkpointer_.start_within(options_.checksum_age);
   relocator_.on_noted();
   resume_noting();
 }

@@ -102,7 +102,10 @@ struct RunOptions {
   Nanos hold_timeout = std::chrono::seconds(60);
   Nanos commit_idle = std::chrono::milliseconds(20);  // an idle batch is committed after this
   Nanos commit_age = std::chrono::seconds(1);         // an open batch is committed after this, idle or not
-  uint32_t checkpoint_percent = 50;                   // of the journal filled
+  // With data checksums: a checkpoint this long after a region was noted. What is active then is unknown
+  // after a crash; a shorter time makes each region's first write wait for a commit more often.
+  Nanos checksum_age = std::chrono::minutes(5);
+  uint32_t checkpoint_percent = 50;  // of the journal filled
 };
 
 class Volume : public block::BlockDevice {
