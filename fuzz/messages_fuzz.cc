@@ -1,10 +1,13 @@
 // What agents and people send to control: protobuf messages of any content, alone and on top of valid ones.
 // Control refuses or takes each, its numbers stay possible, and a message that was parsed returns.
+#include <google/protobuf/stubs/logging.h>
+
 #include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "base/log.h"
 #include "base/rng.h"
 #include "base/types.h"
 #include "control/reconciler.h"
@@ -264,6 +267,13 @@ class World {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  // Nobody reads it, and to write it would take most of the time.
+  static const bool quiet = [] {
+    log::set_level(log::Level::kError);
+    google::protobuf::SetLogHandler(nullptr);
+    return true;
+  }();
+  (void)quiet;
   fuzz::Input in(data, size);
   World world;
   for (int acts = 0; acts < 32 && !in.empty(); ++acts) world.act(in);
