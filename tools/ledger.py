@@ -58,10 +58,15 @@ def read():
         return [json.loads(line) for line in lines if line.strip()]
 
 
-def append(harness, command, counts, violations, seconds, **more):
-    """One more line."""
-    line = {"date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"), "commit": commit(),
-            "engine": engine_digest(), "harness": harness, "command": command, "counts": counts,
+def tree():
+    """What a run is a run of. To be asked for before it begins: the tree may change meanwhile."""
+    return {"commit": commit(), "engine": engine_digest()}
+
+
+def append(harness, command, counts, violations, seconds, of=None, **more):
+    """One more line; `of` is what tree() gave when the run began."""
+    line = {"date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"), **(of or tree()),
+            "harness": harness, "command": command, "counts": counts,
             "violations": violations, "seconds": round(seconds, 1), "machine": f"{os.cpu_count()} processors",
             **more}
     with open(LEDGER, "a", encoding="utf-8") as out:
@@ -77,6 +82,7 @@ def without_paths(words):
 
 def run(harness, words):
     """Runs it, notes it, and gives its exit code. A run that ended without a count is no run."""
+    of = tree()
     began = time.monotonic()
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
     seconds = time.monotonic() - began
@@ -90,7 +96,7 @@ def run(harness, words):
     said.pop("seconds", None)
     counts = {name: value for name, value in said.items()
               if isinstance(value, int) and not isinstance(value, bool) and not name.endswith("_per_s")}
-    append(harness, without_paths(words), counts, violations, seconds)
+    append(harness, without_paths(words), counts, violations, seconds, of)
     return done.returncode
 
 
