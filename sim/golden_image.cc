@@ -75,6 +75,7 @@ class Builder {
     swarm_.create.size = kSize;
     swarm_.create.geometry.sub_block_bits = 9;
     swarm_.create.head_room = 2;
+    swarm_.create.checksums = true;
     swarm_.journal_blocks = kJournalBlocks;
     swarm_.create.journal_bytes = uint64_t{kJournalBlocks} * extent::kMetaBlock;
     const Made& made = make_backing(10, true);
@@ -94,7 +95,8 @@ class Builder {
   Uuid grant(uint32_t clusters) {
     const Made& made = make_backing(clusters, false);
     const auto file = made.disk->open();
-    must(wait(volume::Volume::format_shadow(*file, volume_->id(), made.uuid, volume_->geometry())));
+    must(wait(volume::Volume::format_shadow(*file, volume_->id(), made.uuid, volume_->geometry(),
+                                            volume_->checksums())));
     must(wait(volume_->attach_shadow({made.uuid, made.disk->open()})));
     return made.uuid;
   }

@@ -264,7 +264,7 @@ class Recorder {
     if (!file) return;
     granted_ = std::move(file);
     spawn(volume::Volume::format_shadow(*granted_, volume_->id(), out_.backings[number].uuid,
-                                        out_.swarm.create.geometry),
+                                        out_.swarm.create.geometry, volume_->checksums()),
           [this, number] {
             note({Kind::kAttachAsked, 0, 0, 0, number, false, false});
             spawn(volume_->attach_shadow({out_.backings[number].uuid, std::move(granted_)}), [this, number] {

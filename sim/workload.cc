@@ -259,7 +259,9 @@ void Workload::note_room() {
 // An error must have a reason the client can know of.
 void Workload::judge_error(Slot& slot, Code code) {
   if (code == Code::kShutdown && closing_) return;
-  if (code == Code::kCorrupt && world_.may_be_corrupt(slot.offset, slot.length)) {
+  // A blob that went astray is found out by its own checksum.
+  const bool blob = code == Code::kIo && volume_.stats().damaged_reads > 0;
+  if ((code == Code::kCorrupt || blob) && world_.may_be_corrupt(slot.offset, slot.length)) {
     ++world_.refusals;
     return;
   }

@@ -176,6 +176,12 @@ io::Task<Status> Squeezer::load() {
   for (size_t i = 0; i < fresh_.size(); ++i) {
     Cargo& cargo = fresh_[i];
     bool good = transfers_[i]->outcome >= 0 && is_true(cargo);
+    if (good && cargo.from.is_raw()) {
+      // A blob's checksum would make corrupt data look good.
+      const Segment& segment = engine_.segments_.of(cargo.source);
+      good = !engine_.checksums_.verify(segment, segment.data_offset(cargo.source, geometry),
+                                        raw_[i].first(geometry.cluster()));
+    }
     if (good && !cargo.from.is_raw()) {
       const size_t bytes = size_t{cargo.from.count()} * geometry.sub_block();
       good = BlobReader::verify(cargo.lcn, cargo.from, cargo.blob.first(bytes)).has_value();

@@ -75,7 +75,7 @@ class Listener {
   // Something that is stored cannot be read as it was written; `what` names it.
   virtual void on_damaged(const std::string& what) { (void)what; }
   // What was read is not what was written; the client got an error instead of it.
-  virtual void on_corrupt_data(const CorruptData& where) = 0;
+  virtual void on_corrupt_data(const CorruptData& where) { (void)where; }
 };
 
 // The background work that changes where clusters lie; one at a time.
