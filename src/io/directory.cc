@@ -40,19 +40,6 @@ UniqueFd open_beneath(int directory, const std::string& name, int flags) {
   return UniqueFd(static_cast<int>(::syscall(SYS_openat2, directory, name.c_str(), &how, sizeof how)));
 }
 
-// The one writer's lock: of this open file, not of the process, so that a second File in here is refused as
-// well. It goes when the descriptor is closed, also by a crash.
-Status lock_for_writing(int fd, const std::string& path) {
-  struct flock lock{};
-  lock.l_type = F_WRLCK;
-  lock.l_whence = SEEK_SET;  // from 0, with length 0: the whole file
-  if (::fcntl(fd, F_OFD_SETLK, &lock) == 0) return {};
-  if (errno == EAGAIN || errno == EACCES) {
-    return fail(Code::kBusy, fmt::format("{}: locked by another process or volume", path));
-  }
-  return fail_errno(errno, path + ": locking it");
-}
-
 class FileDirectory final : public Directory {
  public:
   FileDirectory(UringLoop& loop, UniqueFd fd, std::string path)
@@ -187,6 +174,17 @@ Status FileDirectory::sync_names() {
 }
 
 }  // namespace
+
+Status lock_for_writing(int fd, const std::string& path) {
+  struct flock lock{};
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;  // from 0, with length 0: the whole file
+  if (::fcntl(fd, F_OFD_SETLK, &lock) == 0) return {};
+  if (errno == EAGAIN || errno == EACCES) {
+    return fail(Code::kBusy, fmt::format("{}: locked by another process or volume", path));
+  }
+  return fail_errno(errno, path + ": locking it");
+}
 
 Result<std::unique_ptr<Directory>> open_directory(Loop& loop, const std::string& path) {
   UniqueFd fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));

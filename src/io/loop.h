@@ -28,4 +28,10 @@ class Loop : public Executor {
 // is not in memory; on tmpfs the loop itself copies, which is cheaper there than any queue.
 Result<std::unique_ptr<Directory>> open_directory(Loop& loop, const std::string& path);
 
+// The regular file or block device at `path`, which is somebody else's: its bytes are what they are. Symbolic
+// links are followed. Its size counts in whole sectors of 512. kReadWriteLocked takes the writer's lock of a
+// file, and a block device for itself alone; kBusy if it is in use (locked, mounted, part of another device).
+// Blocks.
+Result<std::unique_ptr<File>> open_device(Loop& loop, const std::string& path, Directory::Mode mode);
+
 }  // namespace foreshadow::io

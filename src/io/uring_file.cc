@@ -184,7 +184,10 @@ Result<FileAccess> prepare_access(int fd, const std::string& path) {
   struct statfs system{};
   if (::fstatfs(fd, &system) != 0) return fail_errno(errno, path + ": asking for its file system");
   FileAccess access;
-  access.in_memory = system.f_type == TMPFS_MAGIC || system.f_type == RAMFS_MAGIC;
+  struct stat kind{};
+  if (::fstat(fd, &kind) != 0) return fail_errno(errno, path + ": asking what it is");
+  // A block device is where its medium is, not where its name is: /dev is a file system in memory.
+  access.in_memory = !S_ISBLK(kind.st_mode) && (system.f_type == TMPFS_MAGIC || system.f_type == RAMFS_MAGIC);
   const int flags = ::fcntl(fd, F_GETFL);
   if (flags < 0) return fail_errno(errno, path + ": reading its flags");
   const int buffered = flags & ~O_NONBLOCK;

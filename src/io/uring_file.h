@@ -21,7 +21,7 @@ struct FileAccess {
   uint32_t alignment = 1;  // of offsets, lengths and memory
 };
 
-// An open regular file. Owns the descriptor, and with it the lock on the file. Made on any
+// An open regular file, or block device. Owns the descriptor, and with it the lock on the file. Made on any
 // thread; used and destroyed on the loop's (or destroyed anywhere, once nothing is in flight).
 //
 // On a disk every call becomes one submission to the ring; what a short transfer left over is submitted
@@ -61,8 +61,12 @@ class UringFile final : public File, private Endpoint {
   uint64_t mapped_size_ = 0;  // the size it was last made for
 };
 
-// Finds out how to talk to `fd`, a regular file that was opened without O_DIRECT, and switches O_DIRECT on
-// where that is the way. O_NONBLOCK is cleared.
+// The one writer's lock: of this open file, not of the process, so that a second File in here is refused as
+// well. It goes when the descriptor is closed, also by a crash.
+Status lock_for_writing(int fd, const std::string& path);
+
+// Finds out how to talk to `fd`, a regular file or block device that was opened without O_DIRECT, and
+// switches O_DIRECT on where that is the way. O_NONBLOCK is cleared.
 Result<FileAccess> prepare_access(int fd, const std::string& path);
 
 // Makes room for zero bytes from `from`, the present end of file `fd`, to `size`, so that no later write can
