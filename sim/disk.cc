@@ -169,7 +169,10 @@ void Disk::submit(io::Op& op, Kind kind, uint64_t offset, std::byte* data, size_
     ++changes_;
   }
   const uint64_t call = counts_.reads + counts_.writes + counts_.syncs + 1;
-  scheduler_.start(op, *this, call == faults.slow_at ? faults.slow_by : Nanos(0));
+  Nanos delay = call == faults.slow_at ? faults.slow_by : Nanos(0);
+  if (kind == kRead && faults.slow_reads > Nanos(0) && rng_.below(4) == 0)
+    delay += Nanos(rng_.below(static_cast<uint64_t>(faults.slow_reads.count())));
+  scheduler_.start(op, *this, delay);
 }
 
 bool Disk::transfer_now(Kind kind, uint32_t generation, uint64_t offset, std::byte* data, size_t length) {

@@ -48,6 +48,7 @@ struct Faults {
   uint64_t misled_from = 0;  // of these two: or the first one after it that goes to this offset or past it
   uint64_t slow_at = 0;      // this call takes `slow_by` of virtual time
   Nanos slow_by{};
+  Nanos slow_reads{};  // a quarter of all reads take up to this
 };
 
 // One call that fails, counted over all the disks that share it: the way to have every call fail once.

@@ -94,6 +94,7 @@ class Run {
     if (rng.below(8) == 0) crash_at_ = world_.scheduler.steps() + 1 + rng.below(60);  // while it opens
     clean_ = chance(world_.swarm.clean_percent);
     world_.forget_failures();
+    for (Backing* backing : world_.backings()) backing->disk->faults.slow_reads = world_.swarm.slow_reads;
     if (!world_.swarm.faults || rng.below(3) == 0) return;
     const auto backings = world_.backings();
     Disk& disk = *backings[rng.below(backings.size())]->disk;

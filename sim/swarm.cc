@@ -91,8 +91,15 @@ Swarm draw_swarm(Rng& rng, bool faults) {
     out.weights[static_cast<size_t>(Act::kTrim)] = rng.chance(1, 2) ? 2 : 0;
     out.weights[static_cast<size_t>(Act::kZero)] = rng.chance(1, 2) ? 2 : 0;
     if (rng.chance(1, 2)) {  // many at once at few clusters: readers and writers of what is squeezed
-      out.hot_bytes = cluster * between(rng, 2, 6);
-      out.queue_depth = static_cast<uint32_t>(between(rng, 8, 16));
+      out.primary_clusters = static_cast<uint32_t>(between(rng, 6, 16));
+      out.create.size = out.primary_clusters * cluster;
+      out.hot_bytes = 0;
+      out.granularity = cluster;
+      out.io_max = cluster * between(rng, 1, 2);
+      out.queue_depth = static_cast<uint32_t>(between(rng, 4, 16));
+      out.weights[static_cast<size_t>(Act::kSqueeze)] = 20;
+      out.fua_percent = 50;
+      out.slow_reads = std::chrono::milliseconds(between(rng, 1, 16));
       out.weights[static_cast<size_t>(Act::kRead)] = 40;
       out.weights[static_cast<size_t>(Act::kFlush)] = 20;
     }
@@ -121,6 +128,7 @@ Swarm draw_swarm(Rng& rng, bool faults) {
     out.life_steps = static_cast<uint32_t>(between(rng, 100, 600));
   }
   out.clean_percent = static_cast<uint32_t>(rng.below(30));
+  if (rng.chance(1, 6)) out.slow_reads = std::chrono::milliseconds(between_log(rng, 1, 16));
   out.faults = faults;
   out.at_once = rng.chance(1, 3);
   return out;

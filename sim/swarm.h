@@ -47,6 +47,8 @@ struct Swarm {
   uint32_t lives = 4;           // opens; each but a few ends in a crash
   uint32_t life_steps = 200;    // about how many scheduler steps a life has
   uint32_t clean_percent = 10;  // lives that end with close()
+  Nanos
+      slow_reads{};  // a quarter of all reads take up to this: what they read may be somebody else's by then
   bool faults = false;
   bool at_once = false;  // the disks take reads and writes inside the call, and are asked to
   std::array<uint32_t, static_cast<size_t>(Act::kCount)> weights{};
