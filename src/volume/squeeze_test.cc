@@ -330,6 +330,7 @@ struct Told final : Listener {
   void on_hold_ended() override {}
   void on_read_only(const std::string&) override {}
   void on_damaged(const std::string& what) override { damaged.push_back(what); }
+  void on_corrupt_data(const CorruptData&) override {}
   std::vector<std::string> damaged;
 };
 
