@@ -99,6 +99,8 @@ class Committer {
   void unblock();
   // Nothing is committed ever again: who waits from here on is told so.
   io::Task<Status> close();
+  // Whether the map is as the journal has it: no record waits to be durable.
+  bool recorded() const { return open_.count() == 0 && (!running_ || in_flight_.count() == 0); }
   bool idle() const { return !running_ && open_.records.empty(); }
   extent::DirtyPages& committed() { return committed_; }
   void add_committed(const extent::Delta& delta);

@@ -1,6 +1,9 @@
 #include "volume/engine.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "base/limits.h"
@@ -139,6 +142,7 @@ IoTask* Engine::take_task(block::Request& request) {
   task->code = Code::kOk;
   task->was_held = false;
   task->scrub = nullptr;
+  task->durable = false;
   request.device_state = task;
   return task;
 }
@@ -234,7 +238,9 @@ void Engine::submit_pieces(IoTask& task) {
       done->task->engine->on_piece(*done, result);
     };
     if (piece.is_write) {
-      piece.segment->file->write(piece, piece.at, piece.memory);
+      io::File& file = *piece.segment->file;
+      task.durable ? file.write_durable(piece, piece.at, piece.memory)
+                   : file.write(piece, piece.at, piece.memory);
     } else {
       piece.segment->file->read(piece, piece.at, piece.memory);
     }
@@ -250,7 +256,10 @@ void Engine::on_piece(Piece& piece, int result) {
   }
   if (result < 0 && task.code == Code::kOk)
     task.code = code_from_errno(result) == Code::kNoSpace ? Code::kNoSpace : Code::kIo;
-  if (piece.is_write) piece.segment->unsynced = true;
+  if (piece.is_write && !task.durable) piece.segment->unsynced = true;
+  // As a failed sync: it may have taken the error of what was written before.
+  if (piece.is_write && task.durable && result < 0)
+    committer_.poison(fmt::format("a durable write failed: {}", std::strerror(-result)));
   if (checksums_.on() && result >= 0 && !check_piece(piece) && task.code == Code::kOk)
     task.code = Code::kCorrupt;
   if (--task.pending == 0) pieces_done(task);
@@ -297,7 +306,7 @@ void Engine::pieces_done(IoTask& task) {
 
 void Engine::durable_or_finish(IoTask& task) {
   const bool changes = task.request->kind != block::OpKind::kRead;
-  if (task.request->fua && changes && task.code == Code::kOk) return committer_.wait(task);
+  if (task.request->fua && changes && !task.durable && task.code == Code::kOk) return committer_.wait(task);
   finish(task, task.code);
 }
 

@@ -113,6 +113,7 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   void note_in_move(const ClusterPlan& plan);
   bool claim_clusters(IoTask& task);
   void write_plans(IoTask& task);
+  bool is_durable_alone(const IoTask& task) const;
   void submit_write(IoTask& task);
   void resume_noting();
   void on_regions_noted(int result);

@@ -133,6 +133,16 @@ bool Engine::claim_clusters(IoTask& task) {
   return true;
 }
 
+// Whether a write with FUA needs no commit: an overwrite in place, of places that the journal has as they
+// are. Its data alone must be durable, which a disk does for many at once; a commit is one sync after the
+// other. Until the write has ended its locks keep the places. With checksums, more than the data counts.
+bool Engine::is_durable_alone(const IoTask& task) const {
+  if (!task.request->fua || task.request->kind != block::OpKind::kWrite) return false;
+  if (!moves_.empty() || checksums_.on() || !committer_.recorded()) return false;
+  return std::none_of(task.plans.begin(), task.plans.end(),
+                      [](const ClusterPlan& plan) { return plan.placed != 0; });
+}
+
 // Sends the data of all plans on its way.
 void Engine::write_plans(IoTask& task) {
   const uint64_t sub_block = geometry_.sub_block();
@@ -155,6 +165,7 @@ void Engine::write_plans(IoTask& task) {
       index = to;
     }
   }
+  task.durable = is_durable_alone(task);
   if (!task.pieces.empty()) return submit_write(task);
   task.plans.clear();  // zeros onto nothing
   locks_.release(task);

@@ -3,6 +3,7 @@
 // succeeds.
 #include <memory>
 #include <utility>
+#include <vector>
 
 #include "base/assert.h"
 #include "io/file.h"
@@ -18,8 +19,6 @@ class FailStopFile final : public io::File {
   explicit FailStopFile(std::unique_ptr<io::File> inner) : inner_(std::move(inner)) {
     sync_.file = this;
     sync_.done = [](io::Op* op, int result) { static_cast<SyncOp*>(op)->file->on_synced(result); };
-    durable_.file = this;
-    durable_.done = [](io::Op* op, int result) { static_cast<DurableOp*>(op)->file->on_written(result); };
   }
   void read(io::Op& op, uint64_t offset, std::span<std::byte> into) override {
     inner_->read(op, offset, into);
@@ -28,11 +27,20 @@ class FailStopFile final : public io::File {
     inner_->write(op, offset, from);
   }
   void write_durable(io::Op& op, uint64_t offset, std::span<const std::byte> from) override {
-    // One at a time: the journal's. Its failure is a failed sync as well, for it may have taken the error of
-    // everything before.
-    ASSERT(durable_.outer == nullptr);
-    durable_.outer = &op;
-    inner_->write_durable(durable_, offset, from);
+    // Its failure is a failed sync as well, for it may have taken the error of everything before.
+    if (idle_.empty()) {
+      durable_.push_back(std::make_unique<DurableOp>());
+      durable_.back()->file = this;
+      durable_.back()->done = [](io::Op* done, int result) {
+        auto* durable = static_cast<DurableOp*>(done);
+        durable->file->on_written(*durable, result);
+      };
+      idle_.push_back(durable_.back().get());
+    }
+    DurableOp& durable = *idle_.back();
+    idle_.pop_back();
+    durable.outer = &op;
+    inner_->write_durable(durable, offset, from);
   }
   void sync(io::Op& op) override {
     op.next = waiting_;
@@ -56,9 +64,10 @@ class FailStopFile final : public io::File {
   struct DurableOp : SyncOp {
     io::Op* outer = nullptr;
   };
-  void on_written(int result) {
+  void on_written(DurableOp& durable, int result) {
     if (result < 0 && failed_ == 0) failed_ = result;
-    io::Op* outer = std::exchange(durable_.outer, nullptr);
+    io::Op* outer = std::exchange(durable.outer, nullptr);
+    idle_.push_back(&durable);
     outer->done(outer, failed_);
   }
   void start() {
@@ -80,7 +89,8 @@ class FailStopFile final : public io::File {
 
   std::unique_ptr<io::File> inner_;
   SyncOp sync_;
-  DurableOp durable_;
+  std::vector<std::unique_ptr<DurableOp>> durable_;  // as many as were ever in flight at once
+  std::vector<DurableOp*> idle_;
   io::Op* waiting_ = nullptr;
   io::Op* running_ = nullptr;
   int failed_ = 0;

@@ -48,6 +48,7 @@ struct IoTask : LockOwner, CommitWaiter {
   Code code = Code::kOk;
   uint32_t pending = 0;          // pieces and unpacks in flight
   ScrubCounts* scrub = nullptr;  // a read of the scrub's, which counts there
+  bool durable = false;          // kWrite: each piece is durable by itself, and nothing else need be
 
   // The range of the present step, in the volume, and the memory that stands for it. With a bounce buffer the
   // range is the step's own, widened to whole sub-blocks.
