@@ -1,5 +1,5 @@
-"""How fast a fold copies a shadow into the primary, beside `qemu-img commit` of as much data, and what it costs the
-foreground meanwhile."""
+"""How fast a fold copies a shadow into the primary, beside `qemu-img commit` of as much data, and what it
+costs the foreground meanwhile."""
 import json
 import os
 import shutil
@@ -34,14 +34,16 @@ def fold_once(binary, directory, with_foreground):
         used = next(s for s in server.show("bench")["segments"] if s["id"] == segment)["used"]
         out = {"bytes": used}
         if with_foreground:
-            quiet = load.measure(server, directory, rw="randwrite", bs="4k", iodepth=8, norandommap=True, size=SPREAD,
+            quiet = load.measure(server, directory, rw="randwrite", bs="4k", iodepth=8, norandommap=True,
+                                 size=SPREAD,
                                  rate_iops=4000, time_based=True, runtime=QUIET_SECONDS)
             out["p99_quiet_us"] = quiet["p99_us"]
         command = [binary, "--state", server.state, "-o", "json", "shadow", "fold", "bench", str(segment)]
         began = time.monotonic()
         folding = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         if with_foreground:
-            busy = load.measure(server, directory, rw="randwrite", bs="4k", iodepth=8, norandommap=True, size=SPREAD,
+            busy = load.measure(server, directory, rw="randwrite", bs="4k", iodepth=8, norandommap=True,
+                                size=SPREAD,
                                 rate_iops=4000, time_based=True, runtime=QUIET_SECONDS)
             out["p99_folding_us"] = busy["p99_us"]
         error = folding.communicate(timeout=600)[1]
@@ -62,10 +64,12 @@ def commit_once(directory):
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", top], check=True)
     with servers.qemu_nbd(directory, top, "qcow2", "writeback", "threads") as server:
         load.fio(server, directory, **RANDOM)
-    held = json.loads(subprocess.run(["qemu-img", "info", "--output=json", top], capture_output=True, text=True,
+    held = json.loads(subprocess.run(["qemu-img", "info", "--output=json", top], capture_output=True,
+                                     text=True,
                                      check=True).stdout)["actual-size"]
     began = time.monotonic()
-    subprocess.run(servers.pinned(servers.SERVER_CORE) + ["qemu-img", "commit", "-q", "-f", "qcow2", top], check=True,
+    subprocess.run(servers.pinned(servers.SERVER_CORE) + ["qemu-img", "commit", "-q", "-f", "qcow2", top],
+                   check=True,
                    timeout=600, preexec_fn=servers.go_first, start_new_session=True)
     seconds = time.monotonic() - began
     shutil.rmtree(directory, ignore_errors=True)
@@ -81,7 +85,8 @@ def fold(binary, directory, rounds, say):
         for name, run in kinds if number % 2 == 0 else reversed(kinds):
             sample = run()
             samples[name].append(sample)
-            more = (f", p99 of writes {sample['p99_quiet_us']:.0f} us before, {sample['p99_folding_us']:.0f} us meanwhile"
+            more = (f", p99 of writes {sample['p99_quiet_us']:.0f} us before,"
+                    f" {sample['p99_folding_us']:.0f} us meanwhile"
                     if "p99_quiet_us" in sample else "")
             say(f"  {name:16} {sample['bytes'] / MIB:6.0f} MiB in {sample['seconds']:.2f} s,"
                 f" {sample['mib_s']:.0f} MiB/s{more}")

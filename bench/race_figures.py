@@ -1,8 +1,10 @@
-"""A writer at full speed against growth: from a small primary to many times its size, beside a volume that has all
-of its space from the start; the same with control far away, and with control dead after the first warm shadow.
+"""A writer at full speed against growth: from a small primary to many times its size, beside a volume that
+has all of its space from the start; the same with control far away, and with control dead after the first
+warm shadow.
 
-Control and agent are processes of their own here. "Far away" is a relay between them that keeps every byte back for
-DELAY_SECONDS on its way to the agent: an intent arrives so much later, as one that a cloud's API takes to carry out.
+Control and agent are processes of their own here. "Far away" is a relay between them that keeps every byte
+back for DELAY_SECONDS on its way to the agent: an intent arrives so much later, as one that a cloud's API
+takes to carry out.
 """
 import json
 import os
@@ -90,7 +92,8 @@ class Halves:
                                 "--control", f"unix:{at}")
         self.wait(lambda: self.ask("status", check=False).returncode == 0 and
                   json.loads(self.ask("status").stdout)["agents"], "the agent")
-        self.ask("pool", "add", "bench", "--dir", os.path.join(directory, "pool"), "--capacity", str(pool_bytes))
+        self.ask("pool", "add", "bench", "--dir", os.path.join(directory, "pool"), "--capacity",
+                 str(pool_bytes))
 
     def start(self, before, *words):
         process = subprocess.Popen(before + [self.binary, *words], stdin=subprocess.DEVNULL, stdout=self.log,
@@ -150,23 +153,29 @@ def write_all(uri, directory, size, allow_failure=False):
         raise RuntimeError(f"fio: {done.stderr.strip() or job['error']}")
     side = job["write"]
     at = side["clat_ns"].get("percentile", {})
-    return {"mib_s": side["io_bytes"] / MIB / max(side["runtime"] / 1e3, 1e-3), "seconds": side["runtime"] / 1e3,
-            "bytes": side["io_bytes"], "p50_us": at.get("50.000000", 0) / 1e3, "p99_us": at.get("99.000000", 0) / 1e3,
+    return {"mib_s": side["io_bytes"] / MIB / max(side["runtime"] / 1e3, 1e-3),
+            "seconds": side["runtime"] / 1e3,
+            "bytes": side["io_bytes"], "p50_us": at.get("50.000000", 0) / 1e3, "p99_us": at.get("99.000000",
+                                                                                                0) / 1e3,
             "p999_us": at.get("99.900000", 0) / 1e3, "max_us": at.get("100.000000", 0) / 1e3,
             "errors": job.get("total_err", 0)}
 
 
 def of_volume(shown):
     merged = [s for s in shown["segments"] if s["state"] == "merged"]
-    return {"failed": shown["failed_writes"], "held": shown["holds"], "hold_s_max": shown["hold_us_max"] / 1e6,
+    return {"failed": shown["failed_writes"], "held": shown["holds"],
+            "hold_s_max": shown["hold_us_max"] / 1e6,
             "segments": len(shown["segments"]), "merged": len(merged) - 1,
-            "found_warm": shown["first_redirect_to_warm"], "capacity": shown["capacity"], "used": shown["used"]}
+            "found_warm": shown["first_redirect_to_warm"], "capacity": shown["capacity"],
+            "used": shown["used"]}
 
 
 def grown(binary, directory, size, delay=0.0):
     with Halves(binary, directory, 2 * size + 4 * GIB, delay) as halves:
-        halves.ask("volume", "create", "race", "--size", str(4 * size), "--primary", str(PRIMARY), "--pool", "bench")
-        halves.wait(lambda: any(s["state"] == "warm" for s in halves.show("race")["segments"]), "a warm shadow")
+        halves.ask("volume", "create", "race", "--size", str(4 * size), "--primary", str(PRIMARY), "--pool",
+                   "bench")
+        halves.wait(lambda: any(s["state"] == "warm" for s in halves.show("race")["segments"]),
+                    "a warm shadow")
         figures = write_all(halves.show("race")["uri"], directory, size)
         return {**figures, **of_volume(halves.show("race"))}
 
@@ -174,7 +183,8 @@ def grown(binary, directory, size, delay=0.0):
 def preallocated(binary, directory, size):
     with Halves(binary, directory, size + 2 * GIB) as halves:
         # All of the pool: control has nothing to grant.
-        halves.ask("volume", "create", "race", "--size", str(4 * size), "--primary", str(size + size // 16 + 128 * MIB),
+        halves.ask("volume", "create", "race", "--size", str(4 * size), "--primary",
+                   str(size + size // 16 + 128 * MIB),
                    "--pool", "bench")
         figures = write_all(halves.show("race")["uri"], directory, size)
         return {**figures, **of_volume(halves.show("race"))}
@@ -183,18 +193,22 @@ def preallocated(binary, directory, size):
 def without_control(binary, directory, size):
     """Control is killed when the first shadow is warm; started again when the writer has been refused."""
     with Halves(binary, directory, 2 * size + 4 * GIB) as halves:
-        halves.ask("volume", "create", "race", "--size", str(4 * size), "--primary", str(PRIMARY), "--pool", "bench",
+        halves.ask("volume", "create", "race", "--size", str(4 * size), "--primary", str(PRIMARY), "--pool",
+                   "bench",
                    "--hold-timeout", f"{HOLD_TIMEOUT}s")
-        halves.wait(lambda: any(s["state"] == "warm" for s in halves.show("race")["segments"]), "a warm shadow")
+        halves.wait(lambda: any(s["state"] == "warm" for s in halves.show("race")["segments"]),
+                    "a warm shadow")
         before = halves.show("race")
         halves.control.kill()
         halves.control.wait()
-        # A little more than there is: what comes after the wall is refused, 8 writes at a time, each after the hold.
+        # A little more than there is: what comes after the wall is refused, 8 writes at a time, each after
+        # the hold.
         beyond = write_all(before["uri"], directory, before["capacity"] + 4 * MIB, allow_failure=True)
         halves.control = halves.start([], "--state", halves.control_state, "control", "--shadow-max", "4GiB")
         halves.wait(lambda: halves.ask("status", check=False).returncode == 0 and
                     json.loads(halves.ask("status").stdout)["agents"], "the agent again")
-        halves.wait(lambda: any(s["state"] == "warm" for s in halves.show("race")["segments"]), "a shadow again")
+        halves.wait(lambda: any(s["state"] == "warm" for s in halves.show("race")["segments"]),
+                    "a shadow again")
         again = write_all(before["uri"], directory, before["capacity"] + 64 * MIB)
         return {"capacity_when_control_died": before["capacity"], "written_without_control": beyond["bytes"],
                 "refused": beyond["errors"], "seconds": beyond["seconds"], "mib_s_again": again["mib_s"],
@@ -214,10 +228,12 @@ def race(binary, directory, size, rounds, say):
                 f" {sample['merged']} shadows merged, {sample['found_warm']} redirects found one warm")
             out[name].append(sample)
     out["far_away"] = sample = grown(binary, place, size, DELAY_SECONDS)
-    say(f"  control {DELAY_SECONDS} s away: {sample['mib_s']:.0f} MiB/s, p99.9 {sample['p999_us']:.0f} us, failed"
+    say(f"  control {DELAY_SECONDS} s away: {sample['mib_s']:.0f} MiB/s, p99.9 {sample['p999_us']:.0f} us,"
+        f" failed"
         f" {sample['failed']}, held {sample['held']}, longest {sample['hold_s_max']:.2f} s")
     out["without_control"] = sample = without_control(binary, place, size)
     say(f"  control dead at {sample['capacity_when_control_died'] / MIB:.0f} MiB of capacity:"
-        f" {sample['written_without_control'] / MIB:.0f} MiB written, then held {sample['hold_s_max']:.2f} s and refused;"
+        f" {sample['written_without_control'] / MIB:.0f} MiB written, then held"
+        f" {sample['hold_s_max']:.2f} s and refused;"
         f" after its return {sample['mib_s_again']:.0f} MiB/s")
     return out

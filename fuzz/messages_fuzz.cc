@@ -243,9 +243,13 @@ class World {
         (void)merge(in, message);
         break;
       }
-      default:
-        status =
-            in.u8() % 2 == 0 ? requests_.check_volume(in.text(8), {}) : requests_.delete_volume("demo", {});
+      default: {
+        const uint8_t how = in.u8();
+        v1::CheckVolumeRequest check;
+        check.set_name(in.text(8));
+        check.set_repair((how & 2) != 0);
+        status = how % 2 == 0 ? requests_.check_volume(check, {}) : requests_.delete_volume("demo", {});
+      }
     }
     if (!status) expect(!status.error().message.empty(), "a refusal says why");
   }

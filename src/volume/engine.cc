@@ -88,7 +88,6 @@ Engine::Engine(io::Executor& executor, std::unique_ptr<extent::Recovered> recove
       scrubber_(executor, *scrub_reader_, pacer_),
       buffers_(kKeepBounce),
       zeros_(kZeroBytes),
-      job_ended_(executor),
       check_ended_(executor),
       drained_(executor) {
   std::fill(zeros_.span().begin(), zeros_.span().end(), std::byte{0});
@@ -123,7 +122,7 @@ IoTask* Engine::take_task(block::Request& request) {
     fresh->engine = this;
     fresh->granted = [](LockOwner* owner) {
       auto* task = static_cast<IoTask*>(owner);
-      task->engine->on_granted(*task);
+      task->engine->go(*task);
     };
     fresh->CommitWaiter::done = [](CommitWaiter* waiter, Code code) {
       auto* task = static_cast<IoTask*>(waiter);
@@ -181,10 +180,6 @@ void Engine::submit(block::Request& request) {
 
 void Engine::lock_and_go(IoTask& task) {
   if (locks_.acquire(task)) go(task);
-}
-
-void Engine::on_granted(IoTask& task) {
-  go(task);
 }
 
 void Engine::go(IoTask& task) {
@@ -355,7 +350,7 @@ void Engine::count(const block::Request& request, Code code) {
       std::chrono::duration_cast<std::chrono::microseconds>(executor_.now() - request.submitted_at).count());
   if (request.kind == block::OpKind::kRead || request.kind == block::OpKind::kWrite)
     count(request.kind, request.offset, request.length, latency);
-  if (job_.kind != JobKind::kNone && request.kind != block::OpKind::kFlush)
+  if (!evacuator_.idle() && request.kind != block::OpKind::kFlush)
     pacer_.on_foreground(executor_.now(), latency);
   if (code != Code::kOk && request.kind != block::OpKind::kRead && code != Code::kShutdown)
     ++stats_.failed_writes;

@@ -11,6 +11,7 @@
 #include "volume/checkpointer.h"
 #include "volume/committer.h"
 #include "volume/departures.h"
+#include "volume/evacuator.h"
 #include "volume/io_task.h"
 #include "volume/placement.h"
 #include "volume/relocator.h"
@@ -41,10 +42,12 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   io::Task<Status> attach_shadow(SegmentFile segment) override;
   Status activate_shadow(Uuid segment) override;
   io::Task<Status> merge_shadow(Uuid segment) override;
-  io::Task<Status> fold_shadow(Uuid segment) override;
-  io::Task<Status> drain_segment(Uuid segment) override;
-  io::Task<Status> resize_segment(Uuid segment, uint64_t bytes) override;
-  JobInfo job() const override;
+  io::Task<Status> fold_shadow(Uuid segment) override { return evacuator_.fold(segment); }
+  io::Task<Status> drain_segment(Uuid segment) override { return evacuator_.drain(segment); }
+  io::Task<Status> resize_segment(Uuid segment, uint64_t bytes) override {
+    return evacuator_.resize(segment, bytes);
+  }
+  JobInfo job() const override { return evacuator_.job(); }
   io::Task<Result<SqueezeReport>> squeeze_segment(Uuid segment, SqueezeOptions options) override;
   SqueezeReport squeeze_progress() const override { return squeezer_.report(); }
   void stop_squeezing() override { squeezer_.stop(); }
@@ -62,10 +65,11 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   const std::string& read_only_reason() const override { return committer_.poison_reason(); }
 
  private:
-  friend class Squeezer;  // a part of it, in files of its own
+  friend class Evacuator;  // parts of it, in files of their own
+  friend class ScrubReader;
+  friend class Squeezer;
   // A request's way in and out (engine.cc).
   IoTask* take_task(block::Request& request);
-  void on_granted(IoTask& task);
   void on_piece(Piece& piece, int result);
   void go(IoTask& task);  // the step's locks are held
   void lock_and_go(IoTask& task);
@@ -83,19 +87,11 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   bool zero_squeezed(IoTask& task, const LockNode& node);
   bool check_piece(const Piece& piece);
   void tell_corrupt(const Piece& piece, uint64_t at);
+  void scrub_piece(const Piece& piece, int result);
   uint16_t bits_of(Lcn lcn, uint64_t begin, uint64_t end) const;
-
-  // What is done inside the call (engine_now.cc).
-  struct Plain {
-    Segment* segment = nullptr;
-    uint64_t at = 0;  // in the segment's file
-    Lcn lcn;
-    uint16_t bits = 0;
-  };
-  Plain find_plain(uint64_t offset, uint64_t length);
+  PlainPlace find_plain(uint64_t offset, uint64_t length);
   void count(block::OpKind kind, uint64_t offset, uint64_t length, uint64_t latency_us);
-
-  // Reads (engine_read.cc).
+  // Reads (engine_read.cc, engine_now.cc).
   void start_read(IoTask& task);
   void run_read(IoTask& task);
   void read_at_hand(IoTask& task);
@@ -127,9 +123,6 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   bool lock_unmap(IoTask& task);
   void run_unmap(IoTask& task);
 
-  friend class ScrubReader;  // engine_scrub.cc
-  void scrub_piece(const Piece& piece, int result);
-
   // The wall (engine_hold.cc).
   void hold(IoTask& task);
   void retry_held();
@@ -138,26 +131,6 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   void fail_held(Code code);
   void end_hold(IoTask& task);
   void park(IoTask& task);  // until the batch has room
-
-  // Fold, drain, resize (evacuate.cc).
-  struct Job {
-    using Kind = JobKind;
-    Kind kind = Kind::kNone;
-    Uuid segment;
-  };
-  struct DrainRoom;
-  io::Task<Status> as_job(Job job, io::Task<Status> work);
-  io::Task<Status> evacuate(Uuid uuid, SegmentState how);
-  io::Task<Status> empty(Segment& segment, uint32_t first, SegmentState how);
-  io::Task<Status> release(Segment& segment);
-  io::Task<Status> resize_now(Uuid uuid, uint64_t bytes);
-  io::Task<Status> shrink(Segment& segment, uint32_t clusters, uint64_t bytes);
-  void set_clusters(Segment& segment, uint32_t clusters);
-  Result<Segment*> find_segment(const Uuid& uuid);
-  Status check_room(const Segment& leaving, SegmentState how);
-  DrainRoom drain_room(const Segment& leaving) const;
-  extent::Allocator::Run take_for_drain(const Segment& leaving, uint32_t want);
-  extent::Allocator::Run take_for_fold(uint32_t want);
 
   // CommitSink and PlacementSink.
   void on_freed(const std::vector<Pcn>& clusters) override;
@@ -217,12 +190,10 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   io::MemberOp<Engine, &Engine::on_retry> retry_op_{this};
   bool retry_posted_ = false;
   bool closing_ = false;
-  Job job_;
-  io::Event job_ended_;
-  uint32_t jobs_waiting_ = 0;
   uint32_t checking_ = 0;  // checks that read the segments' files now
   io::Event check_ended_;
   io::Event drained_;
+  Evacuator evacuator_{*this};
   Squeezer squeezer_{*this};
 };
 

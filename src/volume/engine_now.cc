@@ -19,7 +19,7 @@ bool is_plain(const extent::Mapping& mapping, uint16_t bits) {
 // Where [offset, offset + length) lies, if it is whole sub-blocks of one cluster, all mapped in one place,
 // and nobody has or awaits any of them for itself: not a read-modify-write, nor what may take the cluster
 // away.
-Engine::Plain Engine::find_plain(uint64_t offset, uint64_t length) {
+PlainPlace Engine::find_plain(uint64_t offset, uint64_t length) {
   const uint64_t cluster = geometry_.cluster();
   const uint64_t within = offset & (cluster - 1);
   if (closing_ || length == 0 || length > cluster - within) return {};
@@ -36,7 +36,7 @@ Engine::Plain Engine::find_plain(uint64_t offset, uint64_t length) {
 }
 
 bool Engine::read_now(uint64_t offset, std::span<std::byte> data) {
-  const Plain plain = find_plain(offset, data.size());
+  const PlainPlace plain = find_plain(offset, data.size());
   if (plain.segment == nullptr || !plain.segment->file->read_now(plain.at, data)) return false;
   // What does not fit is read again, and told, by the long way.
   if (checksums_.on() && checksums_.verify(*plain.segment, plain.at, data)) return false;
@@ -48,7 +48,7 @@ bool Engine::read_now(uint64_t offset, std::span<std::byte> data) {
 // overwrite. A volume that may move what is overwritten, or is moving something, plans each write.
 bool Engine::write_now(uint64_t offset, std::span<const std::byte> data) {
   if (redirect_ != Redirect::kAllocating || !moves_.empty() || committer_.poisoned()) return false;
-  const Plain plain = find_plain(offset, data.size());
+  const PlainPlace plain = find_plain(offset, data.size());
   if (plain.segment == nullptr) return false;
   if (checksums_.on()) {
     // With checksums a write is alone on its sub-blocks, and its region is noted before.

@@ -61,8 +61,8 @@ io::Task<Result<SqueezeReport>> Engine::squeeze_segment(Uuid segment, SqueezeOpt
   pass.segment = segment;
   pass.options = options;
   while (!pass.finished) {
-    while (jobs_waiting_ > 0 && !closing_) co_await job_ended_.wait();
-    auto done = co_await as_job({Job::Kind::kSqueeze, segment}, squeezer_.run(pass));
+    while (evacuator_.others_wait() && !closing_) co_await evacuator_.ended().wait();
+    auto done = co_await evacuator_.as_job({JobKind::kSqueeze, segment}, squeezer_.run(pass));
     if (!done) co_return tl::unexpected(done.error());
   }
   co_return pass.report;

@@ -43,20 +43,29 @@ struct Offloaded {
 
 }  // namespace
 
-struct Engine::DrainRoom {
+struct Evacuator::DrainRoom {
   uint64_t room = 0;     // clusters
   uint64_t reserve = 0;  // clusters that a drain leaves free
 };
 
-// One job at a time. `work` runs with nothing else evacuating.
-io::Task<Status> Engine::as_job(Job job, io::Task<Status> work) {
+Evacuator::Evacuator(Engine& engine)
+    : engine_(engine),
+      executor_(engine.executor_),
+      geometry_(engine.geometry_),
+      segments_(engine.segments_),
+      committer_(engine.committer_),
+      checkpointer_(engine.checkpointer_),
+      relocator_(engine.relocator_),
+      job_ended_(engine.executor_) {}
+
+io::Task<Status> Evacuator::as_job(Job job, io::Task<Status> work) {
   const uint32_t goes_first = job.kind == Job::Kind::kSqueeze ? 0 : 1;
   jobs_waiting_ += goes_first;
-  while (job_.kind != Job::Kind::kNone && !closing_) co_await job_ended_.wait();
+  while (job_.kind != Job::Kind::kNone && !engine_.closing_) co_await job_ended_.wait();
   jobs_waiting_ -= goes_first;
   Status outcome;
-  if (closing_) {
-    outcome = fail(Code::kShutdown, fmt::format("volume {} is closing", name()));
+  if (engine_.closing_) {
+    outcome = fail(Code::kShutdown, fmt::format("volume {} is closing", engine_.name()));
   } else if (committer_.poisoned()) {
     outcome = fail(Code::kReadOnly, committer_.poison_reason());
   } else {
@@ -68,13 +77,13 @@ io::Task<Status> Engine::as_job(Job job, io::Task<Status> work) {
   co_return outcome;
 }
 
-JobInfo Engine::job() const {
+JobInfo Evacuator::job() const {
   JobInfo out;
   out.kind = job_.kind;
   out.segment = job_.segment;
   if (job_.kind == JobKind::kSqueeze) {
     const Segment* segment = segments_.find(job_.segment);
-    out.moved = squeezer_.report().taken * geometry_.cluster();
+    out.moved = engine_.squeezer_.report().taken * geometry_.cluster();
     out.total = (segment == nullptr ? 0 : uint64_t{segment->allocator.taken()}) * geometry_.cluster();
     out.total = std::max(out.total, out.moved);
     return out;
@@ -84,28 +93,28 @@ JobInfo Engine::job() const {
   return out;
 }
 
-io::Task<Status> Engine::fold_shadow(Uuid segment) {
+io::Task<Status> Evacuator::fold(Uuid segment) {
   auto done = co_await as_job({Job::Kind::kFold, segment}, evacuate(segment, SegmentState::kFolding));
   co_return done;
 }
 
-io::Task<Status> Engine::drain_segment(Uuid segment) {
+io::Task<Status> Evacuator::drain(Uuid segment) {
   auto done = co_await as_job({Job::Kind::kDrain, segment}, evacuate(segment, SegmentState::kDraining));
   co_return done;
 }
 
-io::Task<Status> Engine::resize_segment(Uuid segment, uint64_t bytes) {
+io::Task<Status> Evacuator::resize(Uuid segment, uint64_t bytes) {
   auto done = co_await as_job({Job::Kind::kResize, segment}, resize_now(segment, bytes));
   co_return done;
 }
 
-Result<Segment*> Engine::find_segment(const Uuid& uuid) {
+Result<Segment*> Evacuator::find_segment(const Uuid& uuid) {
   if (Segment* found = segments_.find(uuid)) return found;
-  return fail(Code::kNotFound, fmt::format("volume {} has no segment {}", name(), uuid.str()));
+  return fail(Code::kNotFound, fmt::format("volume {} has no segment {}", engine_.name(), uuid.str()));
 }
 
 // What the segments that stay have left for clusters from `leaving`, and what must remain of it.
-Engine::DrainRoom Engine::drain_room(const Segment& leaving) const {
+Evacuator::DrainRoom Evacuator::drain_room(const Segment& leaving) const {
   DrainRoom out;
   uint64_t held = 0;
   for (const Segment* segment : segments_.all()) {
@@ -118,7 +127,7 @@ Engine::DrainRoom Engine::drain_room(const Segment& leaving) const {
 }
 
 // The primary first, so that it ends up with what there is.
-Allocator::Run Engine::take_for_drain(const Segment& leaving, uint32_t want) {
+Allocator::Run Evacuator::take_for_drain(const Segment& leaving, uint32_t want) {
   const DrainRoom now = drain_room(leaving);
   if (now.room <= now.reserve) return {};
   want = static_cast<uint32_t>(std::min<uint64_t>(want, now.room - now.reserve));
@@ -130,14 +139,14 @@ Allocator::Run Engine::take_for_drain(const Segment& leaving, uint32_t want) {
 }
 
 // What was set aside for it, and for nothing else.
-Allocator::Run Engine::take_for_fold(uint32_t want) {
+Allocator::Run Evacuator::take_for_fold(uint32_t want) {
   Segment& primary = segments_.primary();
   const Allocator::Run run = primary.allocator.allocate(std::min(want, primary.reserved));
   primary.reserved -= run.count;
   return run;
 }
 
-Status Engine::check_room(const Segment& leaving, SegmentState how) {
+Status Evacuator::check_room(const Segment& leaving, SegmentState how) {
   const uint64_t wanted = leaving.allocator.taken();
   const Segment& primary = segments_.primary();
   if (how == SegmentState::kFolding) {
@@ -157,47 +166,48 @@ Status Engine::check_room(const Segment& leaving, SegmentState how) {
                   format_size(now.reserve * geometry_.cluster())));
 }
 
-io::Task<Status> Engine::evacuate(Uuid uuid, SegmentState how) {
+io::Task<Status> Evacuator::evacuate(Uuid uuid, SegmentState how) {
   const auto found = find_segment(uuid);
   if (!found) co_return tl::unexpected(found.error());
   Segment& segment = **found;
   if (segment.row.role == SegmentRole::kPrimary) {
     co_return fail(Code::kInvalidArgument,
                    fmt::format("segment {} is the primary of volume {}: it cannot be released",
-                               segment.row.id.v, name()));
+                               segment.row.id.v, engine_.name()));
   }
   if (segment.row.state != SegmentState::kReleased) {
     const SegmentState before = segment.row.state;
     auto checked = check_room(segment, how);
     if (!checked) co_return checked;
     if (how == SegmentState::kFolding) segments_.primary().reserved = segment.allocator.taken();
-    placement_.begin_evacuation(segment, how);
+    engine_.placement_.begin_evacuation(segment, how);
     auto emptied = co_await empty(segment, 0, how);
     segments_.primary().reserved = 0;
     if (!emptied) {
       // Where it was before: part of the volume. What has moved stays moved.
       const bool over = emptied.error().code == Code::kShutdown || committer_.poisoned();
       if (!over) {
-        placement_.end_evacuation(segment, before == SegmentState::kSealed ? before : SegmentState::kMerged);
-        retry_later();
+        engine_.placement_.end_evacuation(segment,
+                                          before == SegmentState::kSealed ? before : SegmentState::kMerged);
+        engine_.retry_later();
         auto kept = co_await committer_.commit();
         if (!kept) co_return kept;
       }
       co_return emptied;
     }
-    placement_.end_evacuation(segment, SegmentState::kReleased);
+    engine_.placement_.end_evacuation(segment, SegmentState::kReleased);
   }
   auto released = co_await release(segment);
   co_return released;
 }
 
 // Until durable history has nothing in the segment from cluster `first` on.
-io::Task<Status> Engine::empty(Segment& segment, uint32_t first, SegmentState how) {
+io::Task<Status> Evacuator::empty(Segment& segment, uint32_t first, SegmentState how) {
   auto noted = co_await committer_.commit();
   if (!noted) co_return noted;
   while (segment.allocator.taken_past(first) > 0) {
     const uint32_t before = segment.allocator.taken_past(first);
-    const bool departing = !departures_.empty();
+    const bool departing = !engine_.departures_.empty();
     Evacuation what;
     what.from = &segment;
     what.first = first;
@@ -206,7 +216,7 @@ io::Task<Status> Engine::empty(Segment& segment, uint32_t first, SegmentState ho
       if (how == SegmentState::kMerged && segment.room() > 0) return segment.allocator.allocate(want);
       return take_for_drain(segment, want);
     };
-    auto unpacked = co_await squeezer_.evacuate(what);
+    auto unpacked = co_await engine_.squeezer_.evacuate(what);
     if (!unpacked) co_return unpacked;
     auto moved = co_await relocator_.run(std::move(what));
     if (!moved) co_return moved;
@@ -214,7 +224,7 @@ io::Task<Status> Engine::empty(Segment& segment, uint32_t first, SegmentState ho
     if (!committed) co_return committed;
     // A first touch that was under way when the evacuation began may have come after the last pass.
     // Places that were left before, or meanwhile, with reads still in them; the commit came before their end.
-    if (departing || !departures_.empty() || committer_.frees_pending()) {
+    if (departing || !engine_.departures_.empty() || committer_.frees_pending()) {
       co_await rest(executor_, std::chrono::milliseconds(1));
       continue;
     }
@@ -226,7 +236,7 @@ io::Task<Status> Engine::empty(Segment& segment, uint32_t first, SegmentState ho
   co_return Status{};
 }
 
-io::Task<Status> Engine::release(Segment& segment) {
+io::Task<Status> Evacuator::release(Segment& segment) {
   auto recorded = co_await committer_.commit();
   if (!recorded) co_return recorded;
   auto forgotten = co_await checkpointer_.run_now();
@@ -234,7 +244,7 @@ io::Task<Status> Engine::release(Segment& segment) {
   // Nobody syncs its file, writes its pages or reads it.
   auto commits = co_await committer_.block();
   auto checkpoints = co_await checkpointer_.block();
-  while (checking_ > 0) co_await check_ended_.wait();
+  while (engine_.checking_ > 0) co_await engine_.check_ended_.wait();
   segments_.remove(segment);
   checkpointer_.unblock();
   committer_.unblock();
@@ -242,13 +252,13 @@ io::Task<Status> Engine::release(Segment& segment) {
   co_return checkpoints;
 }
 
-io::Task<Status> Engine::resize_now(Uuid uuid, uint64_t bytes) {
+io::Task<Status> Evacuator::resize_now(Uuid uuid, uint64_t bytes) {
   const auto found = find_segment(uuid);
   if (!found) co_return tl::unexpected(found.error());
   Segment& segment = **found;
   if (segment.is_leaving()) {
-    co_return fail(Code::kFailedPrecondition,
-                   fmt::format("segment {} of volume {} is being released", segment.row.id.v, name()));
+    co_return fail(Code::kFailedPrecondition, fmt::format("segment {} of volume {} is being released",
+                                                          segment.row.id.v, engine_.name()));
   }
   const uint32_t clusters = extent::clusters_in(segment.layout, geometry_, bytes);
   const uint64_t exact = align_up(extent::bytes_for(segment.layout, geometry_, clusters), extent::kMetaBlock);
@@ -271,19 +281,19 @@ io::Task<Status> Engine::resize_now(Uuid uuid, uint64_t bytes) {
     if (!outcome) co_return outcome;
   }
   set_clusters(segment, clusters);
-  retry_later();
+  engine_.retry_later();
   auto recorded = co_await committer_.commit();
   co_return recorded;
 }
 
-void Engine::set_clusters(Segment& segment, uint32_t clusters) {
+void Evacuator::set_clusters(Segment& segment, uint32_t clusters) {
   segment.allocator.resize(clusters);
   if (segment.row.clusters == clusters) return;
   segment.row.clusters = clusters;
-  on_state_changed(segment);
+  engine_.on_state_changed(segment);
 }
 
-io::Task<Status> Engine::shrink(Segment& segment, uint32_t clusters, uint64_t bytes) {
+io::Task<Status> Evacuator::shrink(Segment& segment, uint32_t clusters, uint64_t bytes) {
   segment.allocator.set_limit(clusters);
   const uint64_t wanted = segment.allocator.taken_past(clusters);
   const uint64_t room = segment.room() + drain_room(segment).room;
@@ -298,7 +308,7 @@ io::Task<Status> Engine::shrink(Segment& segment, uint32_t clusters, uint64_t by
   }
   if (!emptied) {
     segment.allocator.set_limit(segment.allocator.clusters());
-    retry_later();
+    engine_.retry_later();
     co_return emptied;
   }
   set_clusters(segment, clusters);

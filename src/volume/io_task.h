@@ -39,6 +39,14 @@ struct ClusterPlan {
 
 struct ScrubCounts;
 
+// Where a few blocks lie that need no more than a copy; no segment: they need more.
+struct PlainPlace {
+  Segment* segment = nullptr;
+  uint64_t at = 0;  // in the segment's file
+  Lcn lcn;
+  uint16_t bits = 0;
+};
+
 struct IoTask : LockOwner, CommitWaiter {
   enum class Step : uint8_t { kRead, kFill, kWrite, kUnmap };
 

@@ -136,8 +136,8 @@ io::Task<Status> Engine::close() {
   closing_ = true;
   fail_held(Code::kShutdown);
   relocator_.stop();
-  job_ended_.notify_all();  // who waits for a turn is told
-  while (job_.kind != JobKind::kNone) co_await job_ended_.wait();
+  evacuator_.ended().notify_all();  // who waits for a turn is told
+  while (!evacuator_.idle()) co_await evacuator_.ended().wait();
   scrubber_.stop();
   auto idle = co_await scrubber_.wait_idle();
   while (idle_tasks_.size() != tasks_.size()) co_await drained_.wait();

@@ -50,7 +50,7 @@ io::Task<Status> Squeezer::run(Pass& state) {
 }
 
 bool Squeezer::must_yield() const {
-  return engine_.jobs_waiting_ > 0;
+  return engine_.evacuator_.others_wait();
 }
 
 io::Task<Status> Squeezer::pass(Uuid segment) {

@@ -1,0 +1,70 @@
+#pragma once
+// The jobs that change where a volume's clusters lie: fold, drain, and segments that grow and shrink at their
+// end. evacuate.cc has the crash argument.
+#include <cstdint>
+
+#include "base/error.h"
+#include "base/uuid.h"
+#include "extent/allocator.h"
+#include "io/task.h"
+#include "volume/segment_set.h"
+#include "volume/volume.h"
+
+namespace foreshadow::volume {
+
+class Checkpointer;
+class Committer;
+class Engine;
+class Relocator;
+
+struct Job {
+  using Kind = JobKind;
+  Kind kind = Kind::kNone;
+  Uuid segment;
+};
+
+// A part of the engine, in a file of its own. One job runs at a time; the others wait for it, and a squeeze
+// gives way to them.
+class Evacuator {
+ public:
+  explicit Evacuator(Engine& engine);
+
+  // As Volume::fold_shadow, drain_segment and resize_segment.
+  io::Task<Status> fold(Uuid segment);
+  io::Task<Status> drain(Uuid segment);
+  io::Task<Status> resize(Uuid segment, uint64_t bytes);
+
+  // `work` runs with nothing else evacuating.
+  io::Task<Status> as_job(Job job, io::Task<Status> work);
+  JobInfo job() const;
+  bool idle() const { return job_.kind == JobKind::kNone; }
+  bool others_wait() const { return jobs_waiting_ > 0; }  // for a squeeze to end
+  io::Event& ended() { return job_ended_; }               // told whenever one has
+
+ private:
+  struct DrainRoom;
+  io::Task<Status> evacuate(Uuid uuid, SegmentState how);
+  io::Task<Status> empty(Segment& segment, uint32_t first, SegmentState how);
+  io::Task<Status> release(Segment& segment);
+  io::Task<Status> resize_now(Uuid uuid, uint64_t bytes);
+  io::Task<Status> shrink(Segment& segment, uint32_t clusters, uint64_t bytes);
+  void set_clusters(Segment& segment, uint32_t clusters);
+  Result<Segment*> find_segment(const Uuid& uuid);
+  Status check_room(const Segment& leaving, SegmentState how);
+  DrainRoom drain_room(const Segment& leaving) const;
+  extent::Allocator::Run take_for_drain(const Segment& leaving, uint32_t want);
+  extent::Allocator::Run take_for_fold(uint32_t want);
+
+  Engine& engine_;
+  io::Executor& executor_;
+  const extent::Geometry geometry_;
+  SegmentSet& segments_;
+  Committer& committer_;
+  Checkpointer& checkpointer_;
+  Relocator& relocator_;
+  Job job_;
+  io::Event job_ended_;
+  uint32_t jobs_waiting_ = 0;
+};
+
+}  // namespace foreshadow::volume
