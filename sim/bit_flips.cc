@@ -62,7 +62,7 @@ class Flipper {
     judge();
     bytes_ = golden_;
     written_ = false;
-    if (result_.refused > 0 || result_.noticed > 0) violate("recovery finds something wrong with it");
+    if (result_.refused > 0 || result_.noticed > 0) violate("recovery finds something wrong with it: " + noticed_);
     const FlipResult found = std::exchange(result_, before);
     result_.violations += found.violations;
     if (result_.violation.empty()) result_.violation = found.violation;
@@ -101,11 +101,13 @@ class Flipper {
     if (!recovered) return;
     if (!*recovered) return judge_refusal((*recovered).error());
     result_.noticed += (**recovered)->blemishes.empty() ? 0 : 1;
+    noticed_ = (**recovered)->blemishes.empty() ? "" : (**recovered)->blemishes.front();
     live_once(scheduler);
   }
 
   // "It does not open" is no message to find a damaged disk by.
   void judge_refusal(const Error& error) {
+    noticed_ = error.message;
     constexpr std::string_view kAreas[] = {"label", "superblock", "journal", "table"};
     ++result_.refused;
     const bool named = std::any_of(std::begin(kAreas), std::end(kAreas), [&](std::string_view area) {
@@ -161,6 +163,7 @@ class Flipper {
   FlipResult& result_;
   std::string where_;
   bool written_ = false;
+  std::string noticed_;  // what the last recovery found
 };
 
 }  // namespace

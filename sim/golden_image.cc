@@ -183,8 +183,13 @@ class Builder {
     must(wait(volume_->close()));
     volume_.reset();
   }
-  // Everything was flushed: what the disks hold durably is the volume.
+  // Everything was flushed: what the disks hold durably is the volume. A checkpoint that is under way ends
+  // first.
   void die() {
+    scheduler_.run_until([&] {
+      return std::all_of(made_.begin(), made_.end(),
+                         [](const Made& made) { return made.disk->undecided() == 0; });
+    });
     for (const Made& made : made_) made.disk->power_off();
     (void)wait(volume_->close());
     volume_.reset();
