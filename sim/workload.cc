@@ -524,7 +524,7 @@ void Workload::scrub() {
     const bool judged = control_ended("scrub", done ? Status{} : tl::unexpected(done.error()));
     if (!judged || !done) return;
     const volume::ScrubCounts& counts = done->now.counts;
-    if (counts.corrupt > before.corrupt && !world_.may_be_corrupt(0, world_.oracle.bytes()))
+    if (counts.corrupt > before.corrupt && !world_.rotten && !world_.may_be_corrupt(0, world_.oracle.bytes()))
       world_.violate(
           fmt::format("a scrub calls {} good sub-blocks corrupt", counts.corrupt - before.corrupt));
     if (counts.unreadable > before.unreadable && world_.failures().failed_reads == 0)

@@ -178,7 +178,15 @@ class Rebuild {
 
   void note_entries(const TablePage& page) {
     for (const TableEntry& entry : page.entries) {
-      if (entry.mask != 0) clusters_ = std::max(clusters_, uint64_t{entry.lcn.v} + 1);
+      if (entry.mask == 0) continue;
+      if (!entry.is_container()) {
+        clusters_ = std::max(clusters_, uint64_t{entry.lcn.v} + 1);
+        continue;
+      }
+      out_.super.features |= kFeatureSqueezed;
+      for (const Lcn lcn : {entry.lcn, entry.more[0], entry.more[1]}) {
+        if (lcn.v != UINT32_MAX) clusters_ = std::max(clusters_, uint64_t{lcn.v} + 1);  // else nobody
+      }
     }
   }
 
@@ -189,8 +197,10 @@ class Rebuild {
       for (uint32_t i = 0; i < block.header.count; ++i) {
         ASSIGN_OR_RETURN(const Record record,
                          decode_record(block.records.subspan(size_t{i} * kRecordBytes, kRecordBytes)));
-        if (const auto* map = std::get_if<MapRecord>(&record))
+        if (const auto* map = std::get_if<MapRecord>(&record)) {
           clusters_ = std::max(clusters_, uint64_t{map->lcn.v} + 1);
+          if (!map->pack_a.is_raw() || !map->pack_b.is_raw()) out_.super.features |= kFeatureSqueezed;
+        }
         const auto* row = std::get_if<SegmentRow>(&record);
         if (row == nullptr) continue;
         const auto known =

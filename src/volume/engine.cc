@@ -350,8 +350,8 @@ void Engine::count(const block::Request& request, Code code) {
       std::chrono::duration_cast<std::chrono::microseconds>(executor_.now() - request.submitted_at).count());
   if (request.kind == block::OpKind::kRead || request.kind == block::OpKind::kWrite)
     count(request.kind, request.offset, request.length, latency);
-  if (!evacuator_.idle() && request.kind != block::OpKind::kFlush)
-    pacer_.on_foreground(executor_.now(), latency);
+  const bool background = !evacuator_.idle() || scrubber_.progress().running;
+  if (background && request.kind != block::OpKind::kFlush) pacer_.on_foreground(executor_.now(), latency);
   if (code != Code::kOk && request.kind != block::OpKind::kRead && code != Code::kShutdown)
     ++stats_.failed_writes;
   --stats_.queue_depth;

@@ -1,27 +1,26 @@
 #pragma once
 // The Volume: requests in, pieces out to segments, map and journal kept in step. One executor, one thread.
-#include <deque>
 #include <functional>
 #include <memory>
-#include <string>
 #include <vector>
 
-#include "extent/map.h"
 #include "extent/recovery.h"
 #include "volume/checkpointer.h"
-#include "volume/committer.h"
 #include "volume/departures.h"
+#include "volume/engine_queues.h"
 #include "volume/evacuator.h"
-#include "volume/io_task.h"
 #include "volume/placement.h"
-#include "volume/relocator.h"
 #include "volume/scrubber.h"
 #include "volume/squeezer.h"
 #include "volume/volume.h"
 
 namespace foreshadow::volume {
 
-class Engine final : public Volume, private CommitSink, private PlacementSink, private MoveSink {
+class Engine final : public Volume,
+                     private EngineQueues,
+                     private CommitSink,
+                     private PlacementSink,
+                     private MoveSink {
  public:
   Engine(io::Executor& executor, std::unique_ptr<extent::Recovered> recovered, std::vector<SegmentFile> files,
          RunOptions options);
@@ -123,6 +122,7 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   bool lock_unmap(IoTask& task);
   void run_unmap(IoTask& task);
 
+  void add_blob(IoTask& task, const extent::Mapping& mapping, uint64_t from);
   // The wall (engine_hold.cc).
   void hold(IoTask& task);
   void retry_held();
@@ -168,29 +168,11 @@ class Engine final : public Volume, private CommitSink, private PlacementSink, p
   Unpacker unpacker_;
   std::unique_ptr<ScrubSource> scrub_reader_;
   Scrubber scrubber_;
-  block::IoStats stats_;
-  Listener* listener_ = nullptr;
-  std::vector<std::unique_ptr<IoTask>> tasks_;
-  std::vector<IoTask*> idle_tasks_;
   io::BufferPool buffers_;
   io::Buffer zeros_;
-  uint64_t sequential_next_ = UINT64_MAX;
-
-  std::deque<IoTask*> held_;
-  IoTask* retrying_ = nullptr;
-  io::Timer hold_timer_;
-  std::deque<IoTask*> parked_;
-  std::vector<IoTask*> noting_;  // writes whose regions of checksums are being noted
   io::MemberOp<Engine, &Engine::on_regions_noted> noted_op_{this};
-  bool noted_posted_ = false;
-  std::vector<Pcn> taken_;             // scratch of reserve()
-  std::vector<extent::Delta> deltas_;  // scratch
-  std::vector<std::function<void(Listener&)>> news_;
   io::MemberOp<Engine, &Engine::on_news> news_op_{this};
   io::MemberOp<Engine, &Engine::on_retry> retry_op_{this};
-  bool retry_posted_ = false;
-  bool closing_ = false;
-  uint32_t checking_ = 0;  // checks that read the segments' files now
   io::Event check_ended_;
   io::Event drained_;
   Evacuator evacuator_{*this};

@@ -46,7 +46,8 @@ void Engine::run_read(IoTask& task) {
       if (owner.v == 0) {
         std::memset(task.memory + (at - task.begin), 0, to - at);
       } else if (owner == mapping.container()) {
-        add_unpack(task, mapping, at, to);
+        const bool as_stored = task.scrub != nullptr && mapping.b.v == 0;
+        as_stored ? add_blob(task, mapping, at) : add_unpack(task, mapping, at, to);
       } else {
         add_piece(task, owner, at, to, false);
       }

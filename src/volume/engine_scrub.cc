@@ -80,6 +80,18 @@ io::Task<Status> ScrubReader::scrub_clusters(Lcn first, uint32_t clusters, Scrub
   co_return Status{};  // what went wrong is in the counts
 }
 
+// A scrub reads a squeezed cluster as it is stored: its slots. (One with an overlay is decoded, which tells
+// as much: its blob has a checksum of its own.)
+void Engine::add_blob(IoTask& task, const extent::Mapping& mapping, uint64_t from) {
+  const extent::Pack pack = mapping.container_pack();
+  Piece& piece = task.pieces.emplace_back();
+  piece.task = &task;
+  piece.segment = &segments_.of(mapping.container());
+  piece.at = piece.segment->data_offset(mapping.container(), geometry_) +
+             uint64_t{pack.slot()} * geometry_.sub_block();
+  piece.memory = {task.memory + (from - task.begin), size_t{pack.count()} * geometry_.sub_block()};
+}
+
 // A piece that a scrub has read, with nobody writing beside it.
 void Engine::scrub_piece(const Piece& piece, int result) {
   ScrubCounts& counts = *piece.task->scrub;

@@ -285,6 +285,23 @@ TEST(Rescue, ShadowsComeBackWithTheirDataMergedOrNot) {
   EXPECT_EQ(rig.findings(), std::vector<std::string>{});
 }
 
+TEST(Rescue, SqueezedClustersComeBackToo) {
+  LostRig rig(true);
+  ASSERT_TRUE(rig.open());
+  const Uuid primary = rig.volume().segments().front().uuid;
+  auto squeezed = rig.wait(rig.volume().squeeze_segment(primary, {}));
+  ASSERT_TRUE(squeezed) << squeezed.error().message;
+  ASSERT_GT(squeezed->squeezed, 0u);
+  auto scrubbed = rig.wait(rig.volume().scrub({}));
+  ASSERT_TRUE(scrubbed) << scrubbed.error().message;
+  EXPECT_EQ(scrubbed->now.counts.verified, scrubbed->now.counts.read);
+  rig.close();
+  rig.lose_superblock();
+  auto rebuilt = rig.rebuild(true);
+  ASSERT_TRUE(rebuilt) << rebuilt.error().message;
+  rig.expect_whole();
+}
+
 TEST(Rescue, AGapInHistoryOrADamagedPageProvesNothing) {
   {
     LostRig rig;
