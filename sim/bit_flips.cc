@@ -62,7 +62,8 @@ class Flipper {
     judge();
     bytes_ = golden_;
     written_ = false;
-    if (result_.refused > 0 || result_.noticed > 0) violate("recovery finds something wrong with it: " + noticed_);
+    if (result_.refused > 0 || result_.noticed > 0)
+      violate("recovery finds something wrong with it: " + noticed_);
     const FlipResult found = std::exchange(result_, before);
     result_.violations += found.violations;
     if (result_.violation.empty()) result_.violation = found.violation;
