@@ -259,9 +259,11 @@ void Workload::note_room() {
 // An error must have a reason the client can know of.
 void Workload::judge_error(Slot& slot, Code code) {
   if (code == Code::kShutdown && closing_) return;
-  // A blob that went astray is found out by its own checksum.
-  const bool blob = code == Code::kIo && volume_.stats().damaged_reads > 0;
-  if ((code == Code::kCorrupt || blob) && world_.may_be_corrupt(slot.offset, slot.length)) {
+  // A squeezed cluster may be the rotten one, and who writes a part of a sub-block reads it first. One that
+  // went astray is found out by its own checksum as well.
+  const bool blob = code == Code::kCorrupt && world_.rotten && volume_.stats().damaged_reads > 0;
+  if (blob) return;
+  if (code == Code::kCorrupt && world_.may_be_corrupt(slot.offset, slot.length)) {
     ++world_.refusals;
     return;
   }
@@ -288,8 +290,7 @@ void Workload::judge_error(Slot& slot, Code code) {
   const bool excused = code == Code::kCorrupt              ? false
                        : slot.kind == block::OpKind::kRead ? world_.failures().failed_reads > 0
                                                            : world_.any_failure();
-  // A squeezed cluster may be the rotten one, and who writes a part of a sub-block reads it first.
-  if (excused || (world_.rotten && code == Code::kIo && volume_.stats().damaged_reads > 0)) return;
+  if (excused) return;
   world_.violate(fmt::format("{} of sectors {}+{} failed without cause: {}",
                              kKindNames[static_cast<size_t>(slot.kind)], slot.offset / kSector,
                              slot.length / kSector, name_of(code)));

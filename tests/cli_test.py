@@ -191,8 +191,8 @@ def truncated_segment(sandbox):
 
 
 def flipped_journal(sandbox):
-    """A block in the middle of what a crash left to be read: a hole in durable history, not a torn tail."""
-    damage(sandbox, lambda file: flip(file, [JOURNAL + 8]), "hole in the journal", crash=True)
+    """A block of what a crash left to be read: a hole in durable history, or its damaged end; no torn tail."""
+    damage(sandbox, lambda file: flip(file, [JOURNAL + 8]), "journal", crash=True)
 
 
 def flipped_superblocks(sandbox):

@@ -34,7 +34,8 @@ bool Engine::submit_with_unpacks(IoTask& task) {
 }
 
 void Engine::on_unpacked(IoTask& task, Code code) {
-  if (code != Code::kOk && task.scrub != nullptr) ++task.scrub->corrupt;
+  if (code != Code::kOk && task.scrub != nullptr)
+    ++(code == Code::kCorrupt ? task.scrub->corrupt : task.scrub->unreadable);
   if (code != Code::kOk && task.code == Code::kOk) task.code = code;
   if (--task.pending == 0) pieces_done(task);
 }

@@ -411,13 +411,13 @@ TEST(Squeeze, ADamagedBlobIsAnErrorOfItsClusterAlone) {
   ASSERT_TRUE(rig.open()) << rig.error.message;
   Told told;
   rig.volume().set_listener(&told);
-  EXPECT_EQ(rig.plain(OpKind::kRead, kCluster, 4096), Code::kIo);
-  EXPECT_EQ(rig.plain(OpKind::kRead, 0, 3 * kCluster), Code::kIo);
+  EXPECT_EQ(rig.plain(OpKind::kRead, kCluster, 4096), Code::kCorrupt);
+  EXPECT_EQ(rig.plain(OpKind::kRead, 0, 3 * kCluster), Code::kCorrupt);
   EXPECT_EQ(rig.volume().stats().damaged_reads, 2u);
   EXPECT_TRUE(rig.agrees(0, kCluster));
   EXPECT_TRUE(rig.agrees(2 * kCluster, kCluster));
   auto partial = rig.start(OpKind::kWrite, kCluster + 100, 10, std::byte{1});
-  EXPECT_EQ(rig.finish(*partial), Code::kIo) << "the rest of the sub-block is not known";
+  EXPECT_EQ(rig.finish(*partial), Code::kCorrupt) << "the rest of the sub-block is not known";
   rig.put_fill(kCluster, kCluster, 9);  // a whole one needs nothing of what was there
   EXPECT_TRUE(rig.agrees(0, 3 * kCluster));
   ASSERT_FALSE(told.damaged.empty());

@@ -119,7 +119,7 @@ void Unpacker::on_decoded(Fetch& fetch) {
   on_damaged_(fmt::format("cluster {} is damaged, in slots {}+{} of container {}: {}", fetch.lcn.v,
                           fetch.pack.slot(), fetch.pack.count(), fetch.container.v,
                           fetch.decoded.error().message));
-  finish(fetch, Code::kIo);
+  finish(fetch, Code::kCorrupt);
 }
 
 void Unpacker::finish(Fetch& fetch, Code code) {
