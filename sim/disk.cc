@@ -462,6 +462,11 @@ void Disk::heal_bits(uint64_t offset, std::byte mask, std::span<const std::byte>
   }
 }
 
+void Disk::preload(std::span<const std::byte> bytes) {
+  durable_.write(0, bytes);
+  visible_.write(0, bytes);
+}
+
 std::span<std::byte> Disk::peek(uint64_t offset, std::span<std::byte> into) const {
   durable_.read(offset, into);
   return into;

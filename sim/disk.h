@@ -126,6 +126,7 @@ class Disk final : public Device {
     return counts_.failed_syncs > failed_before && scheduler_.delivered(failed_sync_ticket_);
   }
   uint32_t crc() const { return durable_.crc(); }  // of what is durable
+  void preload(std::span<const std::byte> bytes);  // what was there before anything began
   std::span<std::byte> peek(uint64_t offset, std::span<std::byte> into) const;
 
   int finish(io::Op& op) override;

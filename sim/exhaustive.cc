@@ -44,9 +44,11 @@ constexpr Step kSteps[] = {
     {"resize", Act::kResize, 0, 0, false},
     {"checkpoint", Act::kCheckpoint, 0, 0, false},
     {"squeeze", Act::kSqueeze, 0, 0, false},
+    {"scrub", Act::kScrub, 0, 0, false},
+    {"grow", Act::kGrow, 0, 0, false},
 };
 
-Swarm fixed_swarm(volume::Redirect redirect) {
+Swarm fixed_swarm(volume::Redirect redirect, bool over) {
   Swarm out;
   out.create.geometry.sub_block_bits = 9;
   out.create.name = "explored";
@@ -63,6 +65,11 @@ Swarm fixed_swarm(volume::Redirect redirect) {
   out.run.hold_timeout = std::chrono::milliseconds(5);
   out.run.commit_idle = std::chrono::milliseconds(1);
   out.weights.fill(1);
+  if (over) {  // one and a bit cluster, which ends in the middle of a sub-block
+    out.create.geometry.sub_block_bits = 10;
+    out.base_bytes = out.create.size = 2 * kCluster + 3 * kSector;
+  }
+  out.size_max = 8 * kCluster;
   return out;
 }
 
@@ -80,12 +87,13 @@ class Explorer {
   ExploreResult result;
 
   // `together`: all are started at once, else each when the one before has ended.
-  void run(const std::vector<size_t>& sequence, volume::Redirect redirect, bool together) {
+  void run(const std::vector<size_t>& sequence, volume::Redirect redirect, bool over, bool together) {
     ++result.sequences;
     name_ = together ? "together:" : "in turn:";
     if (redirect == volume::Redirect::kAll) name_ = "redirect all, " + name_;
+    if (over) name_ = "over, " + name_;
     for (const size_t step : sequence) name_ += fmt::format(" {}", kSteps[step].name);
-    const auto owned = make_world(fixed_swarm(redirect), trace_);
+    const auto owned = make_world(fixed_swarm(redirect, over), trace_);
     World& world = *owned;
     world.say("{}", name_);
     make_primary(world);
@@ -117,6 +125,9 @@ class Explorer {
         std::make_unique<Disk>(world.scheduler, world.rng, backing_bytes(world.swarm, 3, true), 512);
     volume::CreateOptions create = world.swarm.create;
     create.id = Uuid::random(world.rng);
+    world.make_image();
+    if (world.base.disk != nullptr)
+      create.base = volume::BaseImage{world.base.uuid, world.swarm.base_bytes, "image"};
     const auto file = world.primary.disk->open();
     io::spawn(volume::Volume::format_primary(*file, create, world.primary.uuid), [&](Status&& status) {
       if (!status) world.violate("format_primary: " + status.error().message);
@@ -170,9 +181,15 @@ class Explorer {
       kept = kept.subspan(count);
     };
     copy(origin.primary, world.primary);
+    if (origin.base.disk != nullptr) copy(origin.base, world.base);
+    world.image_op = origin.image_op;
+    world.touched = origin.touched;
+    world.size_asked = origin.size_asked;
+    world.size_promised = origin.size_promised;
     for (const auto& shadow : origin.shadows)
       copy(*shadow, *world.shadows.emplace_back(std::make_unique<Backing>()));
     recover_and_judge(world);
+    world.check_image();
     if (!world.ok()) {
       std::string which;
       for (const uint8_t one : kept_) which += one != 0 ? '1' : '0';
@@ -196,10 +213,12 @@ ExploreResult explore(uint32_t depth, bool trace) {
     sequence.assign(length, 0);
     for (bool more = true; more;) {
       for (const auto redirect : {volume::Redirect::kAllocating, volume::Redirect::kAll}) {
-        for (const bool together : {false, true}) {
-          if (together && length == 1) continue;
-          explorer.run(sequence, redirect, together);
-          if (!explorer.result.violation.empty()) return explorer.result;
+        for (const bool over : {false, true}) {
+          for (const bool together : {false, true}) {
+            if (together && length == 1) continue;
+            explorer.run(sequence, redirect, over, together);
+            if (!explorer.result.violation.empty()) return explorer.result;
+          }
         }
       }
       more = false;

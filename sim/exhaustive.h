@@ -16,9 +16,9 @@ struct ExploreResult {
 };
 
 // Every sequence of up to `depth` operations of {write, write with FUA, overwrite, zero, trim, flush, grant,
-// activate, merge, checkpoint, squeeze} on a fresh volume of one primary and up to two shadows, one after the
-// other; a crash before every scheduler step at which the platter or what is undecided changed; every subset
-// of undecided sectors up to 2^10 of them.
+// activate, merge, checkpoint, squeeze, scrub, grow} on a fresh volume of one primary and up to two shadows,
+// and on one over an image, one after the other; a crash before every scheduler step at which the platter or
+// what is undecided changed; every subset of undecided sectors up to 2^10 of them.
 ExploreResult explore(uint32_t depth, bool trace);
 
 }  // namespace foreshadow::sim

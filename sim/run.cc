@@ -64,6 +64,10 @@ class Run {
     const Swarm& swarm = world_.swarm;
     volume::CreateOptions create = swarm.create;
     create.id = Uuid::random(world_.rng);
+    world_.make_image();
+    if (world_.base.disk != nullptr)
+      create.base = volume::BaseImage{world_.base.uuid, swarm.base_bytes, "image"};
+    all_known_ = world_.base.disk == nullptr;  // an image has no checksums
     for (bool crash = chance(15); world_.ok(); crash = false) {
       world_.primary.uuid = Uuid::random(world_.rng);
       world_.primary.disk = std::make_unique<Disk>(
@@ -84,6 +88,7 @@ class Run {
       if (!world_.scheduler.run_until([&] { return formatted.has_value(); }, kPatience)) {
         return world_.violate("format_primary hangs after the power went off");
       }
+      if (world_.base.disk != nullptr) world_.base.disk->power_on();
     }
   }
 
@@ -272,6 +277,7 @@ class Run {
     if (world_.call_fault.injected > 0) world_.call_fault.armed = false;
     world_.power_on();
     if (rotten_) heal();
+    world_.check_image();
     all_known_ = all_known_ && closed_clean_ && !world_.any_failure();
     if (std::exchange(closed_clean_, false)) {
       offline_check();
@@ -282,14 +288,16 @@ class Run {
   void offline_check() {
     std::vector<io::File*> files;
     std::vector<std::unique_ptr<io::File>> opened;
+    size_t base = extent::kNoBase;
     for (const Backing* backing : world_.backings()) {
+      if (backing == &world_.base) base = files.size();
       if (backing != &world_.primary && !backing->attached)
         continue;  // a torn label of an orphan is no finding
       files.push_back(opened.emplace_back(backing->disk->open()).get());
     }
     const uint64_t failed_before = world_.all_failures().failed_reads;
     std::optional<extent::CheckReport> report;
-    io::spawn(extent::check_segments(files), [&](extent::CheckReport&& r) { report = std::move(r); });
+    io::spawn(extent::check_segments(files, base), [&](extent::CheckReport&& r) { report = std::move(r); });
     world_.scheduler.run_until([&] { return report.has_value(); }, kPatience);
     if (!report) return world_.violate("check_segments hangs");
     if (world_.all_failures().failed_reads > failed_before) {
@@ -304,6 +312,7 @@ class Run {
   bool rot_squeezed() {
     std::vector<std::unique_ptr<io::File>> opened;
     std::vector<io::File*> files;
+    if (world_.base.disk != nullptr) return false;  // what lies over an image is not squeezed
     std::vector<Backing*> backings;
     for (Backing* backing : world_.backings()) {
       if (backing != &world_.primary && !backing->attached) continue;
@@ -338,9 +347,13 @@ class Run {
     std::vector<io::File*> files;
     std::vector<std::unique_ptr<io::File>> opened;
     const auto backings = world_.backings();
-    for (const Backing* backing : backings) files.push_back(opened.emplace_back(backing->disk->open()).get());
+    size_t base = extent::kNoBase;
+    for (const Backing* backing : backings) {
+      if (backing == &world_.base) base = files.size();
+      files.push_back(opened.emplace_back(backing->disk->open()).get());
+    }
     std::optional<Result<std::unique_ptr<extent::Recovered>>> state;
-    io::spawn(extent::recover(files), [&](auto&& result) { state.emplace(std::move(result)); });
+    io::spawn(extent::recover(files, base), [&](auto&& result) { state.emplace(std::move(result)); });
     world_.scheduler.run_until([&] { return state.has_value(); }, kPatience);
     if (!state || !*state) return;  // an orphan with a torn label, say
     const extent::Recovered& volume = ***state;
@@ -380,7 +393,8 @@ class Run {
     world_.say("rot at {}", rot_at_);
   }
   void choose_metadata() {
-    const auto backings = world_.backings();
+    auto backings = world_.backings();
+    std::erase(backings, &world_.base);  // an image has none
     Backing* backing = backings[world_.rng.below(backings.size())];
     rotten_ = backing->disk.get();
     rot_at_ = world_.rng.below(metadata_of(*rotten_));

@@ -40,6 +40,7 @@ void draw_weights(Rng& rng, Swarm& out) {
   set(Act::kSqueeze, static_cast<uint32_t>(between(rng, 1, 4)), 50);
   set(Act::kScrub, 2, 40);
   set(Act::kPause, static_cast<uint32_t>(between(rng, 1, 4)), 60);
+  set(Act::kGrow, 1, 40);
   if (rng.chance(1, 8)) {  // a run about the lives of segments
     set(Act::kGrant, 15, 100);
     set(Act::kActivate, 15, 100);
@@ -61,7 +62,10 @@ Swarm draw_swarm(Rng& rng, bool faults) {
   // them.
   const bool wide = tiny && rng.chance(1, 12);
   out.create.geometry.sub_block_bits = tiny ? 9 : 12;
-  out.alignment = tiny || rng.chance(1, 2) ? 512 : 4096;
+  const bool over = !wide && rng.chance(1, 4);
+  if (over && tiny && rng.chance(1, 2))
+    out.create.geometry.sub_block_bits = 10;  // so that a tail can be part of one
+  out.alignment = tiny || rng.chance(1, 2) ? kSector : 4096;
   const uint64_t cluster = out.create.geometry.cluster();
   out.journal_blocks = static_cast<uint32_t>(wide ? between(rng, 8, 12) : between_log(rng, 8, 64));
   out.create.journal_bytes = uint64_t{out.journal_blocks} * extent::kMetaBlock;
@@ -76,6 +80,13 @@ Swarm draw_swarm(Rng& rng, bool faults) {
   out.create.redirect = rng.chance(1, 2) ? volume::Redirect::kAllocating : volume::Redirect::kAll;
   out.create.name = "simulated";
   out.create.checksums = rng.chance(1, 2);
+  if (over) {  // the image may end anywhere
+    out.base_bytes = cluster * between(rng, 1, 2 * uint64_t{out.primary_clusters});
+    if (rng.chance(2, 3)) out.base_bytes += out.alignment * rng.below(cluster / out.alignment);
+    out.create.size = out.base_bytes;
+  }
+  out.size_max =
+      align_up(out.create.size, cluster) + cluster * between(rng, 1, 2 * uint64_t{out.primary_clusters});
 
   out.queue_depth = static_cast<uint32_t>(between_log(rng, 1, 16));
   if (wide) out.queue_depth = static_cast<uint32_t>(between(rng, 16, 64));
@@ -119,6 +130,8 @@ Swarm draw_swarm(Rng& rng, bool faults) {
     out.run.commit_idle = std::chrono::milliseconds(20);
     out.run.commit_age = std::chrono::milliseconds(100);
   }
+  out.run.band_bytes = rng.chance(1, 3) ? 0 : cluster * between_log(rng, 1, 64);
+  out.run.band_percent = static_cast<uint32_t>(between(rng, 1, 100));
   out.run.checkpoint_percent = static_cast<uint32_t>(between(rng, 10, 80));
 
   out.lives = static_cast<uint32_t>(between(rng, 2, 8));
@@ -143,6 +156,7 @@ uint64_t backing_bytes(const Swarm& swarm, uint32_t clusters, bool primary) {
   }
   uint64_t pages = div_up(described, extent::kTableEntries);
   if (swarm.create.checksums) pages += div_up(described, extent::kChecksumClusters);
+  if (primary) pages += extent::base_table_pages(swarm.base_bytes, swarm.create.geometry);
   head += pages * extent::kTableSlots * extent::kMetaBlock;
   const uint64_t cluster = swarm.create.geometry.cluster();
   return align_up(head, std::max<uint64_t>(cluster, extent::kMetaBlock)) + clusters * cluster;

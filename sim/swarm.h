@@ -28,6 +28,7 @@ enum class Act : uint8_t {
   kSqueeze,  // a pass over the primary or an attached shadow
   kScrub,
   kPause,  // no new requests for a while of virtual time, so that idle timers fire
+  kGrow,   // of the size that clients see
   kCount,
 };
 
@@ -39,6 +40,8 @@ struct Swarm {
   uint32_t primary_clusters = 16;
   uint32_t shadow_clusters_max = 16;
   uint32_t shadows_max = 2;
+  uint64_t base_bytes = 0;  // of an image that the volume lies over; 0: none
+  uint64_t size_max = 0;    // it grows up to here
   uint32_t queue_depth = 4;
   uint64_t io_max = 0;         // bytes of one request
   uint64_t granularity = 512;  // of request offsets and lengths

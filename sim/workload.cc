@@ -84,6 +84,8 @@ void Workload::start(Act act) {
       return scrub();
     case Act::kPause:
       return pause();
+    case Act::kGrow:
+      return grow();
     default:
       break;
   }
@@ -135,6 +137,8 @@ void Workload::request(Act act, uint64_t offset, uint64_t length, bool fua) {
     return submit(slot);
   }
   slot.fua = fua;
+  for (uint64_t at = offset; at < std::min(offset + length, world_.swarm.base_bytes); at += kSector)
+    world_.touched[at / kSector] = true;
   if (act == Act::kWrite) {
     slot.kind = block::OpKind::kWrite;
     slot.data = slot.memory.first(slot.length);
@@ -201,6 +205,7 @@ void Workload::on_done(Slot& slot, Code code) {
   --in_flight_;
   if (crashed_) return;
   note_room();
+  note_size();
   judge(slot, code);
 }
 
@@ -242,6 +247,7 @@ void Workload::judge(Slot& slot, Code code) {
 uint64_t Workload::room_now() const {
   uint64_t room = 0;
   for (const volume::SegmentInfo& segment : volume_.segments()) {
+    if (segment.role == volume::SegmentRole::kBase) continue;  // its places are nobody else's
     const bool takes = segment.state == volume::SegmentState::kWarm ||
                        segment.state == volume::SegmentState::kActive ||
                        segment.state == volume::SegmentState::kMerged;
@@ -324,9 +330,14 @@ void Workload::check_usage() {
   for (const volume::SegmentInfo& segment : volume_.segments()) {
     if (segment.used > segment.capacity)
       world_.violate(fmt::format("segment {} uses more than it has", segment.id.v));
-    capacity += segment.capacity;
+    capacity += segment.role == volume::SegmentRole::kBase ? segment.used : segment.capacity;
     used += segment.used;
     active += segment.state == volume::SegmentState::kActive ? 1 : 0;
+  }
+  const block::IoStats& stats = volume_.stats();
+  if (stats.paced_now + stats.held_now > 0) {
+    world_.violate(
+        fmt::format("{} writes are paced and {} held, with none in flight", stats.paced_now, stats.held_now));
   }
   if (active > 1) world_.violate(fmt::format("{} shadows are active, at most one can be", active));
   uint64_t mapped = 0;
@@ -451,7 +462,11 @@ void Workload::release(Act act) {
     shadow->busy = false;
     const bool no_room = !status && (status.error().code == Code::kNoSpace ||
                                      (what[0] == 'f' && status.error().code == Code::kFailedPrecondition));
-    if (!control_ended(what, no_room ? Status{} : status)) return;
+    // Rotten data does not go into an image, where nothing would tell.
+    const bool refused = !status && what[0] == 'f' && status.error().code == Code::kCorrupt &&
+                         world_.base.disk != nullptr && world_.may_be_corrupt(0, world_.oracle.bytes());
+    if (refused) ++world_.refusals;
+    if (!control_ended(what, no_room || refused ? Status{} : status)) return;
     if (status) world_.remove(shadow);
   });
 }
@@ -536,6 +551,34 @@ void Workload::scrub() {
 // Long enough for the idle timers, sometimes for the wall.
 void Workload::pause() {
   world_.scheduler.arm(pause_, world_.scheduler.now() + Nanos(1'000'000 + world_.rng.below(60'000'000)));
+}
+
+// Several may be asked for at once; the largest wins, and a smaller one that comes later is refused.
+void Workload::grow() {
+  const uint64_t unit = world_.swarm.create.geometry.sub_block();
+  const uint64_t now = volume_.info().size;
+  if (now >= world_.swarm.size_max) return;
+  const uint64_t size = std::min(world_.swarm.size_max,
+                                 align_up(now + 1 + world_.rng.below(world_.swarm.size_max - now), unit));
+  control_began("grow");
+  world_.size_asked = std::max(world_.size_asked, size);
+  io::spawn(volume_.grow(size), [this, size](const Status& status) {
+    // At the wall the end of an image that must move first finds no place; and so does none that comes late.
+    const bool excused =
+        !status && (status.error().code == Code::kNoSpace ||
+                    (status.error().code == Code::kInvalidArgument && size < volume_.info().size));
+    if (!control_ended("grow", excused ? Status{} : status) || !status) return;
+    if (volume_.info().size < size) world_.violate("grown, and the size does not show it");
+    note_size();
+  });
+}
+
+// What was shown may be relied upon.
+void Workload::note_size() {
+  const uint64_t size = volume_.info().size;
+  if (size < world_.size_promised) world_.violate(fmt::format("the size fell to {}", size));
+  world_.size_promised = size;
+  if (size > world_.oracle.bytes()) world_.oracle.grow(size);
 }
 
 }  // namespace foreshadow::sim

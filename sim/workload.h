@@ -90,6 +90,8 @@ class Workload {
   void squeeze();
   void scrub();
   void pause();
+  void grow();
+  void note_size();
   Backing* pick_attached();
 
   World& world_;

@@ -5,9 +5,39 @@
 
 namespace foreshadow::sim {
 
+void World::make_image() {
+  size_asked = size_promised = swarm.create.size;
+  if (swarm.base_bytes == 0) return;
+  base.uuid = Uuid::random(rng);
+  base.disk = std::make_unique<Disk>(scheduler, rng, swarm.base_bytes, swarm.alignment);
+  base.formatted = base.attached = base.in_service = true;
+  image_op = oracle.begin_write(0, swarm.base_bytes, 0);
+  std::vector<std::byte> bytes(swarm.base_bytes);
+  oracle.fill(image_op, bytes);
+  base.disk->preload(bytes);
+  oracle.end(image_op, true, true);
+  touched.assign(swarm.base_bytes / kSector, false);
+}
+
+void World::check_image() {
+  if (base.disk == nullptr) return;
+  std::vector<std::byte> expected(swarm.base_bytes);
+  std::vector<std::byte> found(swarm.base_bytes);
+  oracle.fill(image_op, expected);
+  (void)base.disk->peek(0, found);
+  for (size_t sector = 0; sector < touched.size(); ++sector) {
+    const auto at = static_cast<int64_t>(sector * kSector);
+    if (touched[sector] ||
+        std::equal(expected.begin() + at, expected.begin() + at + kSector, found.begin() + at))
+      continue;
+    return violate(fmt::format("sector {} of the image has changed, and nobody wrote there", sector));
+  }
+}
+
 std::vector<volume::SegmentFile> World::open_files() {
   std::vector<volume::SegmentFile> files;
-  for (const Backing* backing : backings()) files.push_back({backing->uuid, backing->disk->open()});
+  for (const Backing* backing : backings())
+    files.push_back({backing->uuid, backing->disk->open(), backing == &base});
   for (size_t i = files.size(); i > 1; --i) std::swap(files[i - 1], files[rng.below(i)]);
   return files;
 }
@@ -19,8 +49,21 @@ void World::check_promises(const volume::Volume& volume, const std::vector<Uuid>
     say("  segment {} state {}: {} of {} used", segment.id.v, static_cast<int>(segment.state), segment.used,
         segment.capacity);
   }
+  const uint64_t size = volume.info().size;
+  if (size < size_promised || size > size_asked) {
+    violate(fmt::format("the size is {} after {} was promised and {} asked for", size, size_promised,
+                        size_asked));
+  }
+  size_promised = size;
+  if (size > oracle.bytes()) oracle.grow(size);
   size_t found_count = 1;
   std::vector<const Backing*> gone;
+  if (base.disk != nullptr) {
+    ++found_count;
+    if (segments.size() < 2 || segments[1].uuid != base.uuid ||
+        segments[1].role != volume::SegmentRole::kBase)
+      violate("segment 1 is not the base");
+  }
   for (const auto& shadow : shadows) {
     const auto found =
         std::find_if(segments.begin(), segments.end(), [&](const auto& s) { return s.uuid == shadow->uuid; });

@@ -47,6 +47,11 @@ struct World {
   bool trace;
   CallFault call_fault;  // shared by all disks
   Backing primary;
+  Backing base;                // of a volume over an image; without a disk if there is none
+  Oracle::OpId image_op = 0;   // the one operation that "wrote" the image before the volume was made
+  std::vector<bool> touched;   // sectors of the image that a client has asked to change
+  uint64_t size_asked = 0;     // the largest
+  uint64_t size_promised = 0;  // acknowledged, or seen
   std::vector<std::unique_ptr<Backing>> shadows;
   std::vector<std::unique_ptr<Backing>> removed;  // released and given back: no part of any volume any more
 
@@ -86,19 +91,20 @@ struct World {
 
   std::vector<Backing*> backings() {
     std::vector<Backing*> out{&primary};
+    if (base.disk != nullptr) out.push_back(&base);
     for (const auto& shadow : shadows) out.push_back(shadow.get());
     return out;
   }
   DiskCounts all_failures() const {
     DiskCounts out = primary.disk->counts();
-    for (const auto* all : {&shadows, &removed}) {
-      for (const auto& shadow : *all) {
-        const DiskCounts& one = shadow->disk->counts();
-        out.failed_reads += one.failed_reads;
-        out.failed_writes += one.failed_writes;
-        out.failed_syncs += one.failed_syncs;
-      }
-    }
+    const auto add = [&out](const DiskCounts& one) {
+      out.failed_reads += one.failed_reads;
+      out.failed_writes += one.failed_writes;
+      out.failed_syncs += one.failed_syncs;
+    };
+    if (base.disk != nullptr) add(base.disk->counts());
+    for (const auto& shadow : shadows) add(shadow->disk->counts());
+    for (const auto& shadow : removed) add(shadow->disk->counts());
     return out;
   }
   // Injected failures since forget_failures().
@@ -113,6 +119,7 @@ struct World {
   // certain.
   bool told_of_failed_sync() const {
     if (primary.disk->told_of_failed_sync(primary.failed_syncs)) return true;
+    if (base.disk != nullptr && base.disk->told_of_failed_sync(base.failed_syncs)) return true;
     for (const auto& shadow : shadows) {
       if (shadow->in_service && shadow->disk->told_of_failed_sync(shadow->failed_syncs)) return true;
     }
@@ -146,6 +153,10 @@ struct World {
     }
     return false;
   }
+  // The image as it was before the volume, and the reference told of it. Once.
+  void make_image();
+  // What no client has asked to change must be in the image as it was.
+  void check_image();
   // Every backing, freshly opened, in an order of the seed's choice.
   std::vector<volume::SegmentFile> open_files();
   // Holds a volume just opened against what was acknowledged; what is there now is from here on expected.

@@ -25,7 +25,9 @@ Result<v1::SqueezeMode> parse_squeeze(v1::SqueezeMode mode) {
               fmt::format("squeeze {}: expected off, lz4 or zstd", static_cast<int>(mode)));
 }
 
-Result<VolumeSpec> parse_spec(const v1::Intent::CreateVolume& action) {
+// What CreateVolume and AdoptDevice have in common.
+template <typename Action>
+Result<VolumeSpec> parse_spec(const Action& action) {
   VolumeSpec spec;
   ASSIGN_OR_RETURN(spec.id, parse_uuid(action.volume_id(), "volume_id"));
   spec.name = action.name();
@@ -33,8 +35,7 @@ Result<VolumeSpec> parse_spec(const v1::Intent::CreateVolume& action) {
   spec.primary_size = action.primary_size();
   spec.pool = action.pool();
   spec.hold_timeout_ms = action.hold_timeout_ms();
-  ASSIGN_OR_RETURN(spec.squeeze, parse_squeeze(action.squeeze()));
-  spec.checksums = action.checksums();
+  if (action.has_backpressure()) spec.backpressure = action.backpressure();
   switch (action.redirect()) {
     case v1::REDIRECT_MODE_UNSPECIFIED:
     case v1::REDIRECT_MODE_ALLOCATING:
@@ -131,6 +132,20 @@ io::Task<v1::Ack> IntentRunner::run(v1::Intent intent) {
       volume = intent.create_volume().volume_id();
       status = co_await create_volume(intent.create_volume());
       break;
+    case v1::Intent::kAdoptDevice:
+      volume = intent.adopt_device().volume_id();
+      status = co_await adopt_device(intent.adopt_device());
+      break;
+    case v1::Intent::kGrowVolume:
+      volume = intent.grow_volume().volume_id();
+      status = co_await grow_volume(intent.grow_volume());
+      changes_pools = false;
+      break;
+    case v1::Intent::kSetVolume:
+      volume = intent.set_volume().volume_id();
+      status = co_await set_volume(intent.set_volume());
+      changes_pools = false;
+      break;
     case v1::Intent::kDeleteVolume:
       volume = intent.delete_volume().volume_id();
       status = co_await delete_volume(intent.delete_volume());
@@ -218,18 +233,49 @@ io::Task<Status> IntentRunner::remove_pool(v1::Intent::RemovePool action) {
 
 io::Task<Status> IntentRunner::create_volume(v1::Intent::CreateVolume action) {
   const Gate::Turn turn = co_await structure_.enter();
-  const auto spec = parse_spec(action);
+  auto spec = parse_spec(action);
   if (!spec) co_return tl::unexpected(spec.error());
+  const auto squeeze = parse_squeeze(action.squeeze());
+  if (!squeeze) co_return tl::unexpected(squeeze.error());
+  spec->squeeze = *squeeze;
+  spec->checksums = action.checksums();
   const auto created = co_await volumes_.create(*spec);
   if (!created) co_return tl::unexpected(created.error());
   co_return Status{};
+}
+
+io::Task<Status> IntentRunner::adopt_device(v1::Intent::AdoptDevice action) {
+  const Gate::Turn turn = co_await structure_.enter();
+  auto spec = parse_spec(action);
+  if (!spec) co_return tl::unexpected(spec.error());
+  spec->device = action.device();
+  if (spec->device.empty()) co_return fail(Code::kInvalidArgument, "an intent to adopt a device names none");
+  const auto adopted = co_await volumes_.create(*spec);
+  if (!adopted) co_return tl::unexpected(adopted.error());
+  co_return Status{};
+}
+
+io::Task<Status> IntentRunner::grow_volume(v1::Intent::GrowVolume action) {
+  const auto volume = host(action.volume_id());
+  if (!volume) co_return tl::unexpected(volume.error());
+  const Status grown = co_await (*volume)->grow(action.size());
+  co_return grown;
+}
+
+io::Task<Status> IntentRunner::set_volume(v1::Intent::SetVolume action) {
+  const Gate::Turn turn = co_await structure_.enter();
+  const auto id = parse_uuid(action.volume_id(), "volume_id");
+  if (!id) co_return tl::unexpected(id.error());
+  const Status set = co_await volumes_.set_wall(*id, action.hold_timeout_ms(),
+                                                action.has_backpressure() ? &action.backpressure() : nullptr);
+  co_return set;
 }
 
 io::Task<Status> IntentRunner::delete_volume(v1::Intent::DeleteVolume action) {
   const Gate::Turn turn = co_await structure_.enter();
   const auto id = parse_uuid(action.volume_id(), "volume_id");
   if (!id) co_return tl::unexpected(id.error());
-  const Status removed = co_await volumes_.remove(*id);
+  const Status removed = co_await volumes_.remove(*id, action.force());
   co_return removed;
 }
 

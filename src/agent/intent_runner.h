@@ -39,6 +39,9 @@ class IntentRunner {
   io::Task<Status> add_pool(v1::Intent::AddPool action);
   io::Task<Status> remove_pool(v1::Intent::RemovePool action);
   io::Task<Status> create_volume(v1::Intent::CreateVolume action);
+  io::Task<Status> adopt_device(v1::Intent::AdoptDevice action);
+  io::Task<Status> grow_volume(v1::Intent::GrowVolume action);
+  io::Task<Status> set_volume(v1::Intent::SetVolume action);
   io::Task<Status> delete_volume(v1::Intent::DeleteVolume action);
   io::Task<Status> check_volume(v1::Intent::CheckVolume action, v1::Ack* ack);
   io::Task<Status> scrub_volume(v1::Intent::ScrubVolume action);

@@ -37,6 +37,10 @@ v1::VolumeMetrics make_metrics(const Uuid& volume, const volume::Usage& usage, c
   out.set_flushes(now.flushes - before.flushes);
   out.set_holds(now.holds - before.holds);
   out.set_failed_writes(now.failed_writes - before.failed_writes);
+  out.set_paced(now.paced - before.paced);
+  out.set_paced_now(now.paced_now);
+  out.set_pace_us_total(now.pace_us_total - before.pace_us_total);
+  out.set_pace_us_max(now.pace_us_max);
   out.set_held_now(now.held_now);
   out.set_hold_us_max(now.hold_us_max);
   out.set_queue_depth_max(now.queue_depth_max);
@@ -83,6 +87,8 @@ void Telemetry::on_hello(const std::map<Uuid, std::shared_ptr<VolumeHost>>& host
     block::IoStats& before = before_[id];
     before.holds = stats.holds;
     before.failed_writes = stats.failed_writes;
+    before.paced = stats.paced;
+    before.pace_us_total = stats.pace_us_total;
   }
 }
 

@@ -142,6 +142,14 @@ io::Task<Result<extent::CheckReport>> VolumeHost::check(bool repair) {
   co_return report;
 }
 
+io::Task<Status> VolumeHost::grow(uint64_t size) {
+  const Gate::Turn turn = co_await shadows_.enter();
+  const Status open = not_closing();
+  if (!open) co_return open;
+  const Status grown = co_await volume_->grow(size);
+  co_return grown;
+}
+
 io::Task<Status> VolumeHost::close() {
   closing_ = true;
   const Gate::Turn shadows = co_await shadows_.enter();
@@ -175,6 +183,15 @@ void VolumeHost::on_hold_began() {
 
 void VolumeHost::on_hold_ended() {
   tell(v1::VolumeEvent::KIND_HOLD_ENDED, 0, "no write waits for space any more");
+}
+
+void VolumeHost::on_pace_began() {
+  tell(v1::VolumeEvent::KIND_PACE_BEGAN, 0, "little space is left: new writes are slowed down");
+  tell_if_shadow_needed();
+}
+
+void VolumeHost::on_pace_ended() {
+  tell(v1::VolumeEvent::KIND_PACE_ENDED, 0, "there is space again: new writes go at full speed");
 }
 
 void VolumeHost::on_read_only(const std::string& reason) {

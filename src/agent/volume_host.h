@@ -45,6 +45,8 @@ class VolumeHost final : private volume::Listener {
   io::Task<Result<volume::SqueezeReport>> squeeze(Uuid segment, v1::SqueezeMode codec);
   // Ends a pass that runs, for the agent is stopping.
   void stop_squeezing() { volume_->stop_squeezing(); }
+  // Durable and shown when it returns.
+  io::Task<Status> grow(uint64_t size);
   io::Task<Result<extent::CheckReport>> check(bool repair);
 
   // Waits for the operations under way; then closes the volume. Further operations fail with kShutdown.
@@ -55,6 +57,8 @@ class VolumeHost final : private volume::Listener {
   void on_shadow_full(SegmentId segment) override;
   void on_hold_began() override;
   void on_hold_ended() override;
+  void on_pace_began() override;
+  void on_pace_ended() override;
   void on_read_only(const std::string& reason) override;
   void on_damaged(const std::string& what) override;
   void on_corrupt_data(const volume::CorruptData& where) override;
@@ -71,7 +75,7 @@ class VolumeHost final : private volume::Listener {
   EventSink& sink_;
   std::unique_ptr<volume::Volume> volume_;
   Whereabouts whereabouts_;
-  Gate shadows_;  // grants and merges, one at a time; an activation never waits
+  Gate shadows_;  // grants, merges and growth, one at a time; an activation never waits
   Gate checks_;
   std::set<Uuid> activated_by_control_;
   uint64_t corrupt_told_ = 0;

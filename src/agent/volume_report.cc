@@ -16,6 +16,8 @@ v1::SegmentRole to_api(extent::SegmentRole role) {
       return v1::SEGMENT_ROLE_PRIMARY;
     case extent::SegmentRole::kShadow:
       return v1::SEGMENT_ROLE_SHADOW;
+    case extent::SegmentRole::kBase:
+      return v1::SEGMENT_ROLE_BASE;
   }
   return v1::SEGMENT_ROLE_UNSPECIFIED;
 }
@@ -72,6 +74,23 @@ uint64_t logical_of(const volume::Usage& usage) {
   return usage.used + usage.squeezed.logical - usage.squeezed.physical;
 }
 
+namespace {
+
+void describe_wall(const volume::Volume& volume, v1::Volume* out) {
+  const volume::WallPolicy wall = volume.wall();
+  out->set_hold_timeout_ms(static_cast<uint32_t>(
+      std::chrono::duration_cast<std::chrono::milliseconds>(wall.hold_timeout).count()));
+  out->mutable_backpressure()->set_bytes(wall.band_bytes);
+  out->mutable_backpressure()->set_percent(wall.band_percent);
+  uint64_t capacity = 0;
+  for (const volume::SegmentInfo& info : volume.segments()) {
+    if (info.role != extent::SegmentRole::kBase) capacity += info.capacity;
+  }
+  out->set_band(std::min(wall.band_bytes, capacity / 100 * wall.band_percent));
+}
+
+}  // namespace
+
 v1::Volume make_report(const volume::Volume& volume, const Whereabouts& whereabouts) {
   const volume::Usage usage = volume.usage();
   const block::IoStats& stats = volume.stats();
@@ -92,6 +111,16 @@ v1::Volume make_report(const volume::Volume& volume, const Whereabouts& whereabo
   out.set_failed_writes(stats.failed_writes);
   out.set_checksums(volume.checksums());
   out.set_checksum_errors(stats.checksum_errors);
+  out.set_paced(stats.paced);
+  out.set_paced_now(stats.paced_now);
+  out.set_pace_us_total(stats.pace_us_total);
+  out.set_pace_us_max(stats.pace_us_max);
+  describe_wall(volume, &out);
+  if (volume.base()) {
+    out.set_base_path(volume.base()->path);
+    out.set_base_bytes(volume.base()->bytes);
+    out.set_outside_base(usage.outside_base);
+  }
   out.set_first_redirect_to_warm(stats.redirects_to_warm);
   out.set_redirect(to_api(volume.redirect()));
   out.set_read_only_reason(volume.read_only_reason());
@@ -119,6 +148,10 @@ void describe(const extent::Label& label, const extent::Superblock& super,
               const std::vector<Backing>& backings, v1::Volume* out) {
   out->set_size(super.size);
   out->set_redirect(to_api(super.redirect));
+  if (label.base) {
+    out->set_base_path(label.base->path);
+    out->set_base_bytes(label.base->bytes);
+  }
   for (const extent::SegmentRow& row : super.segments) {
     v1::Segment& segment = *out->add_segments();
     segment.set_id(row.id.v);

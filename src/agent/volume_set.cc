@@ -54,6 +54,10 @@ volume::RunOptions VolumeSet::run_options(const Uuid& id) const {
   if (record != nullptr && record->hold_timeout_ms() != 0) {
     options.hold_timeout = std::chrono::milliseconds(record->hold_timeout_ms());
   }
+  if (record != nullptr && record->has_band()) {
+    options.band_bytes = record->band_bytes();
+    options.band_percent = record->band_percent();
+  }
   return options;
 }
 
@@ -121,6 +125,8 @@ io::Task<Result<volume::Volume::Opened>> VolumeSet::open_volume(Uuid id, std::ve
     if (!file) co_return tl::unexpected(file.error());
     files.push_back({backing.segment, std::move(*file)});
   }
+  const Status based = co_await add_base(files);
+  if (!based) co_return tl::unexpected(based.error());
   auto opened = co_await volume::Volume::open(loop_, std::move(files), run_options(id));
   if (!opened) co_return tl::unexpected(opened.error());
   if (opened->volume->id() != id) {
@@ -228,6 +234,8 @@ io::Task<Result<std::shared_ptr<VolumeHost>>> VolumeSet::create(VolumeSpec spec)
   if (known != nullptr || broken_.contains(spec.id)) {
     co_return fail(Code::kAlreadyExists, fmt::format("volume id {} is taken", spec.id.str()));
   }
+  auto image = co_await open_image(spec);
+  if (!image) co_return tl::unexpected(image.error());
   const Status good = check_spec(spec);
   if (!good) co_return tl::unexpected(good.error());
   const auto pool = catalog_.pool(spec.pool);
@@ -240,12 +248,17 @@ io::Task<Result<std::shared_ptr<VolumeHost>>> VolumeSet::create(VolumeSpec spec)
   record.set_hold_timeout_ms(spec.hold_timeout_ms == 0 ? limits::kHoldTimeoutMsDefault
                                                        : spec.hold_timeout_ms);
   record.set_squeeze(spec.squeeze);
+  if (spec.backpressure) {
+    record.set_has_band(true);
+    record.set_band_bytes(spec.backpressure->bytes());
+    record.set_band_percent(spec.backpressure->percent());
+  }
   record.set_phase(state::VOLUME_PHASE_CREATING);
   const Status noted = co_await catalog_.put_record(record);
   if (!noted) co_return tl::unexpected(noted.error());
 
   const Backing primary{spec.id, Uuid::random(rng_), spec.pool};
-  auto made = co_await make(spec, primary);
+  auto made = co_await make(spec, primary, std::move(*image));
   if (made) co_return made;
   const Status removed = co_await catalog_.remove_backing(primary);
   Status erased = removed;
@@ -255,7 +268,8 @@ io::Task<Result<std::shared_ptr<VolumeHost>>> VolumeSet::create(VolumeSpec spec)
   co_return made;
 }
 
-io::Task<Result<std::shared_ptr<VolumeHost>>> VolumeSet::make(VolumeSpec spec, Backing primary) {
+io::Task<Result<std::shared_ptr<VolumeHost>>> VolumeSet::make(VolumeSpec spec, Backing primary,
+                                                              volume::SegmentFile image) {
   const auto pool = catalog_.pool(spec.pool);
   if (!pool) co_return tl::unexpected(pool.error());
   Offload create(loop_, [&] { return (*pool)->create(primary.name(), spec.primary_size); });
@@ -268,13 +282,24 @@ io::Task<Result<std::shared_ptr<VolumeHost>>> VolumeSet::make(VolumeSpec spec, B
   options.size = spec.size;
   options.redirect = spec.redirect;
   options.checksums = spec.checksums;
+  if (image.file != nullptr) {
+    options.size = image.file->size();
+    options.base = volume::BaseImage{image.uuid, options.size, spec.device};
+  }
   const Status formatted = co_await volume::Volume::format_primary(**file, options, primary.segment);
   if (!formatted) co_return tl::unexpected(formatted.error());
 
   std::vector<volume::SegmentFile> files;
   files.push_back({primary.segment, std::move(*file)});
+  if (image.file != nullptr) files.push_back(std::move(image));
   auto opened = co_await volume::Volume::open(loop_, std::move(files), run_options(spec.id));
   if (!opened) co_return tl::unexpected(opened.error());
+  const Status grown = co_await opened->volume->grow(spec.size);
+  if (!grown) {
+    const Status closed = co_await opened->volume->close();
+    if (!closed) log::warn("volume {}: {}", spec.name, closed.error().message);
+    co_return tl::unexpected(grown.error());
+  }
   // From here on the volume is one to keep. Served before the note says so would let a crash take it from a
   // client.
   const Status noted = co_await note_phase(spec.id, spec.name, state::VOLUME_PHASE_SERVED);
@@ -304,8 +329,10 @@ io::Task<Status> VolumeSet::note_phase(Uuid id, std::string name, state::VolumeP
 
 // --- remove ---
 
-io::Task<Status> VolumeSet::remove(Uuid id) {
+io::Task<Status> VolumeSet::remove(Uuid id, bool force) {
   const std::shared_ptr<VolumeHost> host = find(id);
+  const Status allowed = check_removal(id, force);
+  if (!allowed) co_return allowed;
   if (host == nullptr) {
     const Status removed = co_await remove_rest(id, Uuid{});
     co_return removed;
@@ -365,16 +392,23 @@ io::Task<Result<extent::CheckReport>> VolumeSet::repair_broken(Uuid id) {
   const std::vector<Backing> backings = found->second.backings;
   extent::CheckReport out;
   {
-    std::vector<std::unique_ptr<io::File>> files;
-    std::vector<io::File*> pointers;
+    std::vector<volume::SegmentFile> files;
     for (const Backing& backing : backings) {
       auto file = co_await catalog_.open_backing(backing, io::Directory::Mode::kReadWriteLocked);
       if (!file) co_return tl::unexpected(file.error());
-      pointers.push_back(files.emplace_back(std::move(*file)).get());
+      files.push_back({backing.segment, std::move(*file)});
     }
-    auto repaired = co_await extent::repair_segments(pointers, true);
+    const Status based = co_await add_base(files);
+    if (!based) co_return tl::unexpected(based.error());
+    std::vector<io::File*> pointers;
+    size_t base = extent::kNoBase;
+    for (const volume::SegmentFile& file : files) {
+      if (file.is_base) base = pointers.size();
+      pointers.push_back(file.file.get());
+    }
+    auto repaired = co_await extent::repair_segments(pointers, true, base);
     if (!repaired) co_return tl::unexpected(repaired.error());
-    out = co_await extent::check_segments(std::move(pointers));
+    out = co_await extent::check_segments(std::move(pointers), base);
     out.repaired = std::move(repaired->repaired);
     out.refused = std::move(repaired->refused);
   }

@@ -2,6 +2,7 @@
 // Every volume the agent serves, and those it found and cannot serve.
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -26,6 +27,8 @@ struct VolumeSpec {
   uint32_t hold_timeout_ms = 0;  // 0: the default
   v1::SqueezeMode squeeze = v1::SQUEEZE_MODE_OFF;
   bool checksums = false;
+  std::optional<v1::Backpressure> backpressure;
+  std::string device;  // of an `over` volume: the image it lies over
 };
 
 // A volume that was found and could not be opened. Its data is left as it is; the others are served on.
@@ -47,9 +50,12 @@ class VolumeSet {
   io::Task<Status> open_found();
   // Succeeds with what is there if the volume exists already under the same name.
   io::Task<Result<std::shared_ptr<VolumeHost>>> create(VolumeSpec spec);
-  // Takes the export away from its clients, closes the volume and removes its backings. Succeeds if there is
-  // none.
-  io::Task<Status> remove(Uuid id);
+  // Takes the export away from its clients, closes the volume and removes its backings, never an image that
+  // it lies over. Succeeds if there is none. kFailedPrecondition, unless forced, while data that is not in
+  // the image would be lost.
+  io::Task<Status> remove(Uuid id, bool force);
+  // At once, and noted for the next start. 0 and nullptr leave what they are about as it is.
+  io::Task<Status> set_wall(Uuid id, uint32_t hold_timeout_ms, const v1::Backpressure* backpressure);
   // Makes good what can be proven of a volume that could not be opened, and serves it if that was enough.
   io::Task<Result<extent::CheckReport>> repair_broken(Uuid id);
   // Closes every volume: flushed and checkpointed. The first error, the rest are logged. The NBD server must
@@ -70,8 +76,15 @@ class VolumeSet {
                                   std::vector<Backing> backings);
   io::Task<Status> mark_broken(Uuid id, std::vector<Backing> backings, Error error);
   io::Task<Status> remove_rest(Uuid id, Uuid last);
+  Status check_removal(const Uuid& id, bool force) const;
   // The steps of create() that leave something to take back.
-  io::Task<Result<std::shared_ptr<VolumeHost>>> make(VolumeSpec spec, Backing primary);
+  io::Task<Result<std::shared_ptr<VolumeHost>>> make(VolumeSpec spec, Backing primary,
+                                                     volume::SegmentFile image);
+  // What `spec` lies over, judged, and the sizes that follow from it. Empty without a device.
+  io::Task<Result<volume::SegmentFile>> open_image(VolumeSpec& spec);
+  Status check_device(const VolumeSpec& spec) const;
+  // Adds the image that a volume of these backings lies over.
+  io::Task<Status> add_base(std::vector<volume::SegmentFile>& files);
   // Takes the volume on success only.
   Result<std::shared_ptr<VolumeHost>> serve(std::unique_ptr<volume::Volume>& volume,
                                             const std::vector<Backing>& backings);

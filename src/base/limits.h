@@ -47,13 +47,14 @@ inline constexpr size_t kNbdTlsFileBytes = 1u << 20;  // of each file that an ad
 
 // Journal and engine.
 inline constexpr size_t kBatchRecords = 16384;  // map records in one commit batch
-inline constexpr size_t kHeldRequests = 4096;   // waiting at the wall, per volume
+inline constexpr size_t kHeldRequests = 4096;  // waiting at the wall, per volume; and as many paced before it
+inline constexpr std::chrono::milliseconds kPaceMax{50};  // the longest delay of one write in the band
 
 // Squeezed clusters, per volume.
-inline constexpr size_t kUnpacksInFlight = 32;   // being read and decoded
-inline constexpr size_t kDecodedClusters = 64;   // kept decoded: 4 MiB
-inline constexpr size_t kSqueezeInFlight = 16;   // being read and compressed by a pass
-inline constexpr size_t kSqueezeWaiting = 64;    // compressed, waiting for others to share a container with
+inline constexpr size_t kUnpacksInFlight = 32;  // being read and decoded
+inline constexpr size_t kDecodedClusters = 64;  // kept decoded: 4 MiB
+inline constexpr size_t kSqueezeInFlight = 16;  // being read and compressed by a pass
+inline constexpr size_t kSqueezeWaiting = 64;   // compressed, waiting for others to share a container with
 
 // Control plane.
 inline constexpr size_t kRpcMessageBytes = 4u << 20;

@@ -16,7 +16,7 @@ struct Log2Histogram {
   }
 };
 
-// All monotone since the device was opened, but queue_depth and held_now.
+// All monotone since the device was opened, but queue_depth, held_now and paced_now.
 struct IoStats {
   uint64_t read_ops = 0;
   uint64_t read_bytes = 0;
@@ -29,9 +29,13 @@ struct IoStats {
   uint64_t freed_bytes = 0;
   uint64_t failed_writes = 0;
   uint64_t damaged_reads = 0;  // what was stored did not pass its check
-  uint64_t holds = 0;  // writes that waited at the wall
+  uint64_t holds = 0;          // writes that waited at the wall
   uint64_t held_now = 0;
   uint64_t hold_us_max = 0;
+  uint64_t paced = 0;  // first touches delayed in the backpressure band
+  uint64_t paced_now = 0;
+  uint64_t pace_us_total = 0;
+  uint64_t pace_us_max = 0;
   uint64_t redirects_to_warm = 0;
   uint64_t checksum_errors = 0;  // sub-blocks read that were not what was written
   uint32_t queue_depth = 0;

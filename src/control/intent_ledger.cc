@@ -34,6 +34,12 @@ std::string_view kind_of(const v1::Intent& intent) {
       return "squeeze_shadow";
     case v1::Intent::kScrubVolume:
       return "scrub_volume";
+    case v1::Intent::kAdoptDevice:
+      return "adopt_device";
+    case v1::Intent::kGrowVolume:
+      return "grow_volume";
+    case v1::Intent::kSetVolume:
+      return "set_volume";
     case v1::Intent::ACTION_NOT_SET:
       break;
   }
@@ -58,6 +64,12 @@ std::string volume_of(const v1::Intent& intent) {
       return intent.squeeze_shadow().volume_id();
     case v1::Intent::kScrubVolume:
       return intent.scrub_volume().volume_id();
+    case v1::Intent::kAdoptDevice:
+      return intent.adopt_device().volume_id();
+    case v1::Intent::kGrowVolume:
+      return intent.grow_volume().volume_id();
+    case v1::Intent::kSetVolume:
+      return intent.set_volume().volume_id();
     default:
       return {};
   }
@@ -81,6 +93,7 @@ std::string segment_of(const v1::Intent& intent) {
 Claim claim_of(const v1::Intent& intent) {
   if (intent.has_create_volume())
     return {intent.create_volume().pool(), intent.create_volume().primary_size()};
+  if (intent.has_adopt_device()) return {intent.adopt_device().pool(), intent.adopt_device().primary_size()};
   if (intent.has_grant_shadow()) return {intent.grant_shadow().pool(), intent.grant_shadow().size()};
   return {};
 }

@@ -21,6 +21,12 @@ uint32_t Allocator::find_free(uint32_t from) const {
   return limit_;
 }
 
+Allocator Allocator::by_address(Pcn base, uint32_t clusters) {
+  Allocator out(base, clusters);
+  out.set_limit(0);
+  return out;
+}
+
 Allocator::Run Allocator::allocate(uint32_t want) {
   if (free_ == 0 || want == 0) return {};
   uint32_t first = find_free(cursor_);

@@ -11,6 +11,8 @@ namespace foreshadow::extent {
 class Allocator {
  public:
   Allocator(Pcn base, uint32_t clusters);
+  // Of a base image: each cluster has one place in it, so none is ever given out; it is taken by its number.
+  static Allocator by_address(Pcn base, uint32_t clusters);
   Pcn base() const { return base_; }
   uint32_t clusters() const { return clusters_; }
   uint32_t free() const { return free_; }    // what allocate() could give
@@ -23,7 +25,7 @@ class Allocator {
   };
   Run allocate(uint32_t want);
   void release(Pcn pcn);  // asserted: it is taken
-  bool take(Pcn pcn);     // while rebuilding: false if it is taken already or not of this segment
+  bool take(Pcn pcn);     // this one: false if it is taken already or not of this segment
   bool is_taken(Pcn pcn) const;
   // No cluster at or past `limit` is given out from now on; the segment is about to end there. clusters()
   // lifts it.

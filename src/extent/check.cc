@@ -2,9 +2,9 @@
 
 namespace foreshadow::extent {
 
-io::Task<CheckReport> check_segments(std::vector<io::File*> files) {
+io::Task<CheckReport> check_segments(std::vector<io::File*> files, size_t base) {
   CheckReport report;
-  auto recovered = co_await recover(std::move(files));
+  auto recovered = co_await recover(std::move(files), base);
   if (!recovered) {
     report.findings.push_back(recovered.error().message);
     co_return report;

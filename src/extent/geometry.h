@@ -17,6 +17,7 @@ inline constexpr uint32_t kLabelCopies = 2;
 inline constexpr uint32_t kSuperCopies = 4;
 inline constexpr uint32_t kSuperBytes = 2 * kMetaBlock;
 inline constexpr uint32_t kTableEntries = 252;     // per table page
+inline constexpr uint32_t kSizeUnit = 512;         // every volume's size is a multiple of it
 inline constexpr uint32_t kTableSlots = 2;         // places of one page; checkpoints alternate
 inline constexpr uint32_t kChecksumClusters = 63;  // per checksum page; it has kTableSlots places as well
 // Every segment's range of physical cluster numbers starts at a multiple of this, so that a table of granules
@@ -60,13 +61,20 @@ struct Layout {
 
 // The layout of a backing of `bytes`. `journal_blocks` is 0 for a shadow. The table describes as many
 // clusters as the backing holds, or `clusters_max` if that is more: head-room to grow into; so does the area
-// of checksums, if there is one. kInvalidArgument if the backing would hold no cluster.
+// of checksums, if there is one. `base_pages` is the length of the base's table, which lies behind the
+// backing's own, before the checksums. kInvalidArgument if the backing would hold no cluster.
 Result<Layout> make_layout(uint64_t bytes, Geometry geometry, uint32_t journal_blocks,
-                           uint32_t clusters_max = 0, bool checksums = false);
+                           uint32_t clusters_max = 0, bool checksums = false, uint64_t base_pages = 0);
 // How many clusters a backing of `bytes` holds under `layout`.
 uint32_t clusters_in(const Layout& layout, Geometry geometry, uint64_t bytes);
 // The least backing that holds `clusters` of them.
 uint64_t bytes_for(const Layout& layout, Geometry geometry, uint32_t clusters);
+// Pages of the table of a base of `bytes`.
+inline uint64_t base_table_pages(uint64_t bytes, Geometry geometry) {
+  return div_up(div_up(bytes, geometry.cluster()), kTableEntries);
+}
+// Which sub-blocks of cluster `index` of a base of `bytes` lie in it, the last one perhaps only in part.
+uint16_t base_mask(uint64_t bytes, Geometry geometry, uint32_t index);
 // The journal a primary of `bytes` gets by default: 1/64 of it, 1 MiB to 64 MiB.
 uint32_t default_journal_blocks(uint64_t bytes);
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/codec.h"
+#include "base/limits.h"
 #include "extent/sealed_block.h"
 #include "extent/slot_tags.h"
 
@@ -15,7 +16,7 @@ constexpr size_t kCrcAt = 4;
 constexpr size_t kHeaderBytes = 64;
 static_assert(kHeaderBytes + kRecordsPerBlock * kRecordBytes == kMetaBlock);
 
-enum class RecordType : uint8_t { kMap = 1, kUnmap = 2, kSegment = 3, kActivity = 5 };
+enum class RecordType : uint8_t { kMap = 1, kUnmap = 2, kSegment = 3, kGrow = 4, kActivity = 5 };
 
 struct RecordEncoder {
   DiskWriter& out;
@@ -51,6 +52,12 @@ struct RecordEncoder {
     out.u8(r.count);
     out.u16(0);
     for (const Pcn region : r.regions) out.u32(region.v);
+  }
+  void operator()(const GrowRecord& r) const {
+    out.u32(static_cast<uint32_t>(RecordType::kGrow));
+    out.u32(0);
+    out.u64(r.size);
+    out.zeros(16);
   }
 };
 
@@ -94,7 +101,7 @@ Result<Record> decode_segment(DiskReader& in) {
   r.clusters = in.u32();
   const auto raw = in.bytes(16);
   std::copy(raw.begin(), raw.end(), r.uuid.bytes.begin());
-  const bool good = (role == 1 || role == 2) && valid_state(state) && r.pcn_base.v != 0 &&
+  const bool good = valid_role(role) && valid_state(state) && r.pcn_base.v != 0 &&
                     r.pcn_base.v % kGranuleClusters == 0 && r.pcn_base.v < kPcnEnd &&
                     r.clusters <= kPcnEnd - r.pcn_base.v;
   if (!good)
@@ -120,6 +127,15 @@ Result<Record> decode_activity(DiskReader& in) {
   return r;
 }
 
+Result<Record> decode_grow(DiskReader& in) {
+  GrowRecord r;
+  in.skip(8);
+  r.size = in.u64();
+  if (r.size == 0 || r.size > limits::kVolumeSizeMax || r.size % kSizeUnit != 0)
+    return fail(Code::kCorrupt, fmt::format("grow record to {} bytes", r.size));
+  return r;
+}
+
 }  // namespace
 
 void encode_record(const Record& record, std::span<std::byte> out) {
@@ -134,6 +150,7 @@ Result<Record> decode_record(std::span<const std::byte> bytes) {
   const auto type = static_cast<RecordType>(DiskReader(bytes).u8());
   if (type == RecordType::kMap) return decode_map(in);
   if (type == RecordType::kSegment) return decode_segment(in);
+  if (type == RecordType::kGrow) return decode_grow(in);
   if (type == RecordType::kActivity) return decode_activity(in);
   if (type != RecordType::kUnmap) {
     return fail(Code::kCorrupt, fmt::format("journal record of unknown type {}", static_cast<int>(type)));

@@ -27,6 +27,7 @@
 //   2 UNMAP    u32 lcn @4, u32 count @8: these logical clusters hold nothing
 //   3 SEGMENT  u8 role @1, u8 state @2, u32 id @4, u32 pcn_base @8, u32 clusters @12, 16 UUID @16: a row of
 //              the segment table
+//   4 GROW     u64 size @8: from here on the volume has at least that many bytes
 //   5 ACTIVITY u8 count @1, up to 7 u32 @4, each the first physical cluster of a checksum page: from here on
 //              nothing is known of its checksums, whatever the page says
 #include <array>
@@ -67,7 +68,11 @@ struct ActivityRecord {
   std::array<Pcn, kActivityRegions> regions{};  // named by their first physical cluster
   bool operator==(const ActivityRecord&) const = default;
 };
-using Record = std::variant<MapRecord, UnmapRecord, SegmentRow, ActivityRecord>;
+struct GrowRecord {
+  uint64_t size = 0;
+  bool operator==(const GrowRecord&) const = default;
+};
+using Record = std::variant<MapRecord, UnmapRecord, SegmentRow, GrowRecord, ActivityRecord>;
 
 // One more record into `out` (kRecordBytes long).
 void encode_record(const Record& record, std::span<std::byte> out);

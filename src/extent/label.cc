@@ -14,8 +14,55 @@ namespace {
 constexpr std::string_view kMagic = "FSHLABEL";
 constexpr size_t kCrcAt = 8;
 constexpr size_t kNameBytes = 64;
-constexpr size_t kVolumeSizeAt = 232;
+constexpr size_t kBaseAt = 192;
+constexpr size_t kVolumeSizeAt = 1264;
+static_assert(kVolumeSizeAt == kBaseAt + 48 + kBasePathBytes);
+
+Result<BaseArea> decode_base(std::span<const std::byte> block, const Label& label, const std::string& where) {
+  DiskReader in(block.subspan(kBaseAt));
+  BaseArea out;
+  const auto uuid = in.bytes(16);
+  std::copy(uuid.begin(), uuid.end(), out.uuid.bytes.begin());
+  out.clusters = in.u32();
+  in.skip(4);
+  out.table_offset = in.u64();
+  out.table_pages = in.u32();
+  const uint32_t path_length = in.u32();
+  out.bytes = in.u64();
+  const auto expected = make_base_area(label.layout, label.geometry, out.bytes);
+  if (path_length > kBasePathBytes || label.role != SegmentRole::kPrimary || !expected ||
+      out.clusters != expected->clusters || out.table_pages != expected->table_pages ||
+      out.table_offset != expected->table_offset) {
+    return fail(Code::kCorrupt, fmt::format("{}: a base of {} bytes in {} clusters does not fit", where,
+                                            out.bytes, out.clusters));
+  }
+  out.path = in.text(path_length);
+  return out;
+}
+
 }  // namespace
+
+Layout BaseArea::layout() const {
+  Layout out;
+  out.table_offset = table_offset;
+  out.table_pages = table_pages;
+  out.clusters = clusters;
+  return out;
+}
+
+Result<BaseArea> make_base_area(const Layout& layout, Geometry geometry, uint64_t bytes) {
+  const uint64_t clusters = div_up(bytes, geometry.cluster());
+  if (bytes < geometry.cluster() || bytes % kSizeUnit != 0 || clusters > kPcnEnd - kGranuleClusters) {
+    return fail(Code::kInvalidArgument,
+                fmt::format("an image of {} bytes cannot be the base of a volume", bytes));
+  }
+  BaseArea out;
+  out.clusters = static_cast<uint32_t>(clusters);
+  out.table_pages = static_cast<uint32_t>(base_table_pages(bytes, geometry));
+  out.table_offset = layout.page_offset(layout.table_pages, 0);
+  out.bytes = bytes;
+  return out;
+}
 
 void encode_label(const Label& label, uint64_t offset, std::span<std::byte> block) {
   ASSERT(block.size() == kMetaBlock && label.name.size() <= limits::kNameLength);
@@ -23,7 +70,8 @@ void encode_label(const Label& label, uint64_t offset, std::span<std::byte> bloc
   out.text(kMagic);
   out.u32(0);
   out.u32(kFormatVersion);
-  out.u64(label.layout.checksum_pages > 0 ? kLabelChecksums : 0);
+  const uint64_t checksums = label.layout.checksum_pages > 0 ? kLabelChecksums : 0;
+  out.u64(checksums | (label.base ? kLabelFeatureBase : 0));
   out.u64(offset);
   out.bytes(label.volume.bytes);
   out.bytes(label.segment.bytes);
@@ -41,6 +89,18 @@ void encode_label(const Label& label, uint64_t offset, std::span<std::byte> bloc
   out.zeros(kNameBytes - label.name.size());
   out.u64(label.layout.checksum_offset);
   out.u32(label.layout.checksum_pages);
+  if (label.base) {
+    ASSERT(label.base->path.size() <= kBasePathBytes);
+    out.zeros(kBaseAt - out.used());
+    out.bytes(label.base->uuid.bytes);
+    out.u32(label.base->clusters);
+    out.u32(0);
+    out.u64(label.base->table_offset);
+    out.u32(label.base->table_pages);
+    out.u32(static_cast<uint32_t>(label.base->path.size()));
+    out.u64(label.base->bytes);
+    out.text(label.base->path);
+  }
   out.zeros(kVolumeSizeAt - out.used());
   out.u64(label.volume_size);
   out.zeros(block.size() - out.used());
@@ -59,7 +119,7 @@ Result<Label> decode_label(std::span<const std::byte> block, uint64_t offset) {
                 fmt::format("{}: format version {}, this program knows {}", where, version, kFormatVersion));
   }
   const uint64_t features = in.u64();
-  if ((features & ~kLabelChecksums) != 0) {
+  if ((features & ~(kLabelChecksums | kLabelFeatureBase)) != 0) {
     return fail(Code::kUnsupported, fmt::format("{}: unknown feature bits {:#x}", where, features));
   }
   if (const uint64_t own = in.u64(); own != offset) {
@@ -101,8 +161,12 @@ Result<Label> decode_label(std::span<const std::byte> block, uint64_t offset) {
     return fail(Code::kCorrupt, fmt::format("{}: a journal of {} blocks", where, out.layout.journal_blocks));
   }
   // The layout follows from size and journal; anything else was not written by us.
+  if ((features & kLabelFeatureBase) != 0) {
+    ASSIGN_OR_RETURN(out.base, decode_base(block, out, where));
+  }
+  const uint64_t base_pages = out.base ? out.base->table_pages : 0;
   const auto expected = make_layout(out.size, out.geometry, out.layout.journal_blocks, out.layout.clusters,
-                                    (features & kLabelChecksums) != 0);
+                                    (features & kLabelChecksums) != 0, base_pages);
   if (!expected || *expected != out.layout || primary != (out.layout.journal_blocks > 0)) {
     return fail(Code::kCorrupt, where + ": the areas it describes do not fit its size");
   }

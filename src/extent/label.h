@@ -5,7 +5,8 @@
 //   0      8     magic "FSHLABEL"
 //   8      4     crc32c of the block, this field as zero
 //   12     4     format version (2)
-//   16     8     incompatible feature bits: an unknown one refuses the segment. 0: it has a checksum area
+//   16     8     incompatible feature bits: an unknown one refuses the segment. 0: it has a checksum area; 1:
+//                over a base
 //   24     8     own offset in the segment
 //   32     16    volume UUID
 //   48     16    segment UUID
@@ -22,9 +23,19 @@
 //   112    64    volume name
 //   176    8     checksum area offset, 0 without one
 //   184    4     checksum pages
-//   232    8     size of the volume when it was made (primary only): for `foreshadow rescue`, nobody else
-//   believes it
+//   188    4     zero
+//   192    16    base: UUID of its segment   (all of the base zero, unless bit 1 is set; in a primary only)
+//   208    4     base: clusters
+//   212    4     zero
+//   216    8     base: table offset, in this segment
+//   224    4     base: table pages
+//   228    4     base: length of its path
+//   232    8     base: bytes of the image, a multiple of 512
+//   240    1024  base: its path
+//   1264   8     size of the volume when it was made (primary only): for `foreshadow rescue`, nobody else
+//                believes it
 #include <cstddef>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -37,7 +48,25 @@ namespace foreshadow::extent {
 inline constexpr uint32_t kFormatVersion = 2;
 inline constexpr uint64_t kLabelChecksums = 1;  // feature bit
 
-enum class SegmentRole : uint8_t { kPrimary = 1, kShadow = 2 };
+// A base is an image that was there before the volume: it has no label and no table of its own.
+enum class SegmentRole : uint8_t { kPrimary = 1, kShadow = 2, kBase = 3 };
+
+inline constexpr uint64_t kLabelFeatureBase = 1u << 1;
+inline constexpr size_t kBasePathBytes = 1024;
+inline constexpr size_t kNoBase = SIZE_MAX;  // where one of several files may be a base, by its index
+
+// What an `over` volume lies over. Its cluster i holds logical cluster i or nothing; its table is in the
+// primary, and a page of it that was never written means that every cluster there is in its place.
+struct BaseArea {
+  Uuid uuid;
+  uint32_t clusters = 0;  // the last one may be cut short by the end of the image
+  uint32_t table_pages = 0;
+  uint64_t table_offset = 0;
+  uint64_t bytes = 0;
+  std::string path;  // where the image was when the volume was made
+  bool operator==(const BaseArea&) const = default;
+  Layout layout() const;  // of its table, in the primary's file; the data begins with the image's first byte
+};
 
 struct Label {
   Uuid volume;
@@ -48,8 +77,13 @@ struct Label {
   Layout layout;
   std::string name;          // of the volume; in the primary only
   uint64_t volume_size = 0;  // as it was made; in the primary only
+  std::optional<BaseArea> base = std::nullopt;
   bool operator==(const Label&) const = default;
 };
+
+// The base's numbers, for an image of `bytes` and a primary laid out for it; uuid and path are left empty.
+// kInvalidArgument if the image is smaller than a cluster, or not whole sectors.
+Result<BaseArea> make_base_area(const Layout& layout, Geometry geometry, uint64_t bytes);
 
 // `block` is kMetaBlock long. `offset` is where it lies or will lie.
 void encode_label(const Label& label, uint64_t offset, std::span<std::byte> block);

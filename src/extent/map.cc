@@ -11,6 +11,12 @@ Map::~Map() = default;
 Map::Map(Map&&) noexcept = default;
 Map& Map::operator=(Map&&) noexcept = default;
 
+void Map::grow(uint32_t clusters) {
+  ASSERT(clusters >= clusters_);
+  clusters_ = clusters;
+  directory_.resize(div_up(clusters, kLeafEntries));
+}
+
 Map::Leaf& Map::leaf_for_write(Slot& slot) {
   if (slot.leaf != nullptr) return *slot.leaf;
   slot.leaf = std::make_unique<Leaf>();
@@ -63,6 +69,26 @@ void Map::set(Lcn lcn, const Mapping& mapping) {
   leaf.full += is_full(entry) ? 1 : 0;
   leaf.used += entry.pcn != 0 ? 1 : 0;
   settle(slot);
+}
+
+bool Map::fill_linear(Lcn first, Pcn pcn, uint32_t count) {
+  ASSERT(uint64_t{first.v} + count <= clusters_);
+  for (uint32_t done = 0; done < count;) {
+    const Lcn lcn = first.next(done);
+    Slot& slot = directory_[lcn.v / kLeafEntries];
+    if (lcn.v % kLeafEntries != 0 || count - done < kLeafEntries) {
+      if (get(lcn) != Mapping{}) return false;
+      set(lcn, {pcn.next(done), Pcn(0), kFullMask, 0});
+      ++done;
+      continue;
+    }
+    if (slot.leaf != nullptr || slot.linear != 0) return false;
+    slot.linear = pcn.v + done;
+    mapped_clusters_ += kLeafEntries;
+    mapped_sub_blocks_ += uint64_t{kLeafEntries} * kSubBlocks;
+    done += kLeafEntries;
+  }
+  return true;
 }
 
 // Gives a leaf's memory back when the slot needs none: nothing mapped, or everything in one run.

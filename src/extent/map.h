@@ -66,8 +66,13 @@ class Map {
     if (entry.pcn < kPcnEnd) return {Pcn(entry.pcn), Pcn(0), entry.mask, 0, entry.pack, Pack{}};
     return multi_[entry.pcn - kPcnEnd].mapping;
   }
+  // More clusters at the end, with nothing in them.
+  void grow(uint32_t clusters);
   // Sets the whole state of one cluster; Mapping{} removes it.
   void set(Lcn lcn, const Mapping& mapping);
+  // `count` clusters from `first`, until now empty, lie whole in a run from `pcn`: takes memory only at the
+  // run's ends. False, with part of it done, if one of them is not empty.
+  bool fill_linear(Lcn first, Pcn pcn, uint32_t count);
   // The first cluster at or after `from` whose directory slot is not empty; clusters() if none. Skips
   // unmapped tebibytes fast.
   Lcn next_populated(Lcn from) const;

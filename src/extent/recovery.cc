@@ -6,6 +6,7 @@
 #include <bit>
 
 #include "base/limits.h"
+#include "base/names.h"
 #include "extent/journal.h"
 #include "extent/table_page.h"
 #include "io/buffer.h"
@@ -81,8 +82,8 @@ bool add_entry(Recovered& volume, Pcn pcn, const TableEntry& entry) {
 // The state of one recovery, a step a method.
 class Recovery {
  public:
-  explicit Recovery(std::vector<io::File*> files)
-      : files_(std::move(files)), out_(std::make_unique<Recovered>()) {}
+  Recovery(std::vector<io::File*> files, size_t base)
+      : files_(std::move(files)), base_(base), out_(std::make_unique<Recovered>()) {}
 
   io::Task<Result<std::unique_ptr<Recovered>>> run() {
     auto labels = co_await read_labels();
@@ -107,6 +108,10 @@ class Recovery {
  private:
   io::Task<Status> read_labels() {
     for (size_t i = 0; i < files_.size(); ++i) {
+      if (i == base_) {  // somebody else's bytes: not to be read as ours
+        labels_.emplace_back();
+        continue;
+      }
       std::string blemish;
       auto label = co_await read_label(*files_[i], &blemish);
       // A backing that was created but never labelled can be nothing but an interrupted grant.
@@ -128,6 +133,8 @@ class Recovery {
     }
     if (primary_ == SIZE_MAX) co_return fail(Code::kNotFound, "none of the segments is a primary");
     out_->label = *labels_[primary_];
+    auto base = check_base();
+    if (!base) co_return base;
     for (const auto& label : labels_) {
       if (!label) continue;
       if (label->volume != out_->label.volume || label->geometry != out_->label.geometry) {
@@ -137,6 +144,23 @@ class Recovery {
       }
     }
     co_return Status{};
+  }
+
+  // The image must be the one, unchanged in size, that the volume was made over.
+  Status check_base() const {
+    const auto& base = out_->label.base;
+    if (!base && base_ == kNoBase) return {};
+    if (!base) return fail(Code::kInvalidArgument, fmt::format("volume {} has no base", out_->label.name));
+    if (base_ == kNoBase) {
+      return fail(Code::kNotFound,
+                  fmt::format("the image {} of volume {} is missing", quoted(base->path), out_->label.name));
+    }
+    const uint64_t bytes = align_down(files_[base_]->size(), uint64_t{kSizeUnit});
+    if (bytes == base->bytes) return {};
+    return fail(
+        Code::kCorrupt,
+        fmt::format("the image {} has changed since volume {} was made over it: {} bytes, expected {}",
+                    quoted(base->path), out_->label.name, bytes, base->bytes));
   }
 
   io::Task<Status> read_super() {
@@ -202,6 +226,11 @@ class Recovery {
     }
     std::vector<bool> used(files_.size(), false);
     for (const SegmentRow& row : rows) {
+      if (row.role == SegmentRole::kBase) {
+        TRY(attach_base(row));
+        used[base_] = true;
+        continue;
+      }
       size_t found = SIZE_MAX;
       for (size_t i = 0; i < labels_.size(); ++i) {
         if (labels_[i] && labels_[i]->segment == row.uuid && !used[i]) found = i;
@@ -230,6 +259,7 @@ class Recovery {
       RecoveredSegment segment{row,
                                label.layout,
                                found,
+                               found,
                                std::vector<uint8_t>(label.layout.table_pages, kNoPlace),
                                Allocator(row.pcn_base, row.clusters),
                                ChecksumTable(label.layout.checksum_pages)};
@@ -242,13 +272,31 @@ class Recovery {
     for (size_t i = 0; i < files_.size(); ++i) {
       if (!used[i]) out_->orphans.push_back(i);
     }
-    out_->map = Map(static_cast<uint32_t>(div_up(out_->super.size, out_->label.geometry.cluster())));
+    // As large as it was at the checkpoint; the journal's GROW records enlarge it in their turn.
+    out_->map = Map(clusters_of(out_->stored.size));
+    return {};
+  }
+
+  Status attach_base(const SegmentRow& row) {
+    const auto& base = out_->label.base;
+    if (!base || row.uuid != base->uuid || row.clusters != base->clusters ||
+        row.state != SegmentState::kMerged) {
+      return fail(Code::kCorrupt,
+                  fmt::format("segment {}: the label does not know it as the base", row.id.v));
+    }
+    out_->segments.push_back({row, base->layout(), base_, primary_,
+                              std::vector<uint8_t>(base->table_pages, kNoPlace),
+                              Allocator::by_address(row.pcn_base, row.clusters), ChecksumTable()});
     return {};
   }
 
   // Rows are believed only where they fit together: ids and ranges of physical clusters are nobody else's.
   Status check_rows() {
-    const auto clusters = div_up(out_->super.size, out_->label.geometry.cluster());
+    uint64_t size = out_->super.size;
+    for (const Record& record : records_) {
+      if (const auto* grown = std::get_if<GrowRecord>(&record)) size = std::max(size, grown->size);
+    }
+    const auto clusters = div_up(size, out_->label.geometry.cluster());
     if (clusters > UINT32_MAX) return fail(Code::kCorrupt, fmt::format("a volume of {} clusters", clusters));
     if (out_->segments.size() > limits::kSegments) {
       return fail(Code::kCorrupt,
@@ -274,6 +322,10 @@ class Recovery {
     return {};
   }
 
+  uint32_t clusters_of(uint64_t size) const {
+    return static_cast<uint32_t>(div_up(size, out_->label.geometry.cluster()));
+  }
+
   // History may name clusters that a segment has had and has given up since; what counts in the end is
   // checked by rebuild_allocators().
   bool in_a_segment(Pcn pcn) const {
@@ -288,7 +340,7 @@ class Recovery {
     const io::Buffer chunk(std::min(bytes, kReadChunk));
     for (uint64_t done = 0; done < bytes;) {
       const uint64_t length = std::min<uint64_t>(chunk.size(), bytes - done);
-      auto read = co_await read_range(*files_[segment.file], segment.layout.table_offset + done,
+      auto read = co_await read_range(*files_[segment.table_file], segment.layout.table_offset + done,
                                       chunk.first(length), "the table");
       if (!read) co_return tl::unexpected(read.error());
       for (uint64_t at = 0; at < length; at += kTableSlots * kMetaBlock) {
@@ -298,7 +350,32 @@ class Recovery {
       }
       done += length;
     }
-    co_return Status{};
+    co_return fill_base(index);
+  }
+
+  // Where a base's table was never written, every cluster is in its place.
+  Status fill_base(size_t index) {
+    const RecoveredSegment& segment = out_->segments[index];
+    if (segment.row.role != SegmentRole::kBase) return {};
+    bool empty = true;
+    const uint64_t bytes = out_->label.base->bytes;
+    for (uint32_t page = 0; page < segment.layout.table_pages && empty;) {
+      uint32_t end = page;
+      while (end < segment.layout.table_pages && segment.places[end] == kNoPlace) ++end;
+      const uint32_t first = page * kTableEntries;
+      uint32_t last = std::min(end * kTableEntries, segment.row.clusters);
+      page = end + 1;
+      if (last <= first) continue;
+      // The last cluster may be cut short by the end of the image.
+      const uint16_t mask = base_mask(bytes, out_->label.geometry, last - 1);
+      if (mask != kFullMask) {
+        --last;
+        empty = add_entry(*out_, segment.row.pcn_base.next(last), {Lcn(last), mask});
+      }
+      empty = empty && out_->map.fill_linear(Lcn(first), segment.row.pcn_base.next(first), last - first);
+    }
+    if (empty) return {};
+    return fail(Code::kCorrupt, "the tables give sub-blocks to two owners, one of them the base");
   }
 
   Status load_page(size_t index, uint32_t page, std::span<const std::byte> places) {
@@ -329,7 +406,8 @@ class Recovery {
       const TableEntry& entry = best->page.entries[i];
       if (entry.mask == 0) continue;
       const uint32_t local = page * kTableEntries + i;
-      if (local >= segment.layout.clusters || !add_entry(*out_, Pcn(segment.row.pcn_base.v + local), entry)) {
+      if (local >= segment.layout.clusters || !fits_base(segment, local, entry) ||
+          !add_entry(*out_, Pcn(segment.row.pcn_base.v + local), entry)) {
         return fail(
             Code::kCorrupt,
             fmt::format("table page {} of segment {}: entry {} (cluster {}, mask {:04x}) is impossible", page,
@@ -404,6 +482,21 @@ class Recovery {
     }
   }
 
+  // A base's cluster holds its own logical cluster, and no more of it than there is.
+  bool fits_base(const RecoveredSegment& segment, uint32_t local, const TableEntry& entry) const {
+    if (segment.row.role != SegmentRole::kBase) return true;
+    const uint16_t mask = base_mask(out_->label.base->bytes, out_->label.geometry, local);
+    return entry.lcn.v == local && (entry.mask & ~mask) == 0;
+  }
+  bool fits_base(Lcn lcn, Pcn pcn, uint16_t mask) const {
+    return pcn.v == 0 || !out_->label.base ||
+           std::all_of(out_->segments.begin(), out_->segments.end(), [&](const auto& segment) {
+             if (pcn < segment.row.pcn_base || pcn.v - segment.row.pcn_base.v >= segment.row.clusters)
+               return true;
+             return fits_base(segment, pcn.v - segment.row.pcn_base.v, {lcn, mask});
+           });
+  }
+
   Status finish() {
     if (digest_ != out_->super.table_digest) {
       return fail(
@@ -413,7 +506,24 @@ class Recovery {
                       damaged_.empty() ? "" : "; damaged: ", damaged_));
     }
     for (const Record& record : records_) TRY(apply(record));
+    TRY(check_tail());
     return rebuild_allocators();
+  }
+
+  // A cluster that the image cuts short has left it before the volume grew beyond.
+  Status check_tail() const {
+    const auto& base = out_->label.base;
+    if (!base || base->bytes % out_->label.geometry.cluster() == 0 || out_->super.size == base->bytes)
+      return {};
+    const Mapping last = out_->map.get(Lcn(base->clusters - 1));
+    if (!in_base(last.a) && !in_base(last.b)) return {};
+    return fail(Code::kCorrupt, fmt::format("cluster {} lies past the end of the image", base->clusters - 1));
+  }
+  bool in_base(Pcn pcn) const {
+    return std::any_of(out_->segments.begin(), out_->segments.end(), [&](const RecoveredSegment& s) {
+      return s.row.role == SegmentRole::kBase && pcn >= s.row.pcn_base &&
+             pcn.v - s.row.pcn_base.v < s.row.clusters;
+    });
   }
 
   Status apply(const Record& record) {
@@ -425,6 +535,11 @@ class Recovery {
         return fail(Code::kCorrupt,
                     fmt::format("journal maps cluster {} to {} and {}, in no segment of the volume",
                                 map->lcn.v, map->a.v, map->b.v));
+      }
+      if (!fits_base(map->lcn, map->a, map->mask_a) || !fits_base(map->lcn, map->b, map->mask_b)) {
+        return fail(Code::kCorrupt, fmt::format("journal maps cluster {} to a place of the base that is not "
+                                                "its own",
+                                                map->lcn.v));
       }
       const Mapping after{map->a, map->b, map->mask_a, map->mask_b, map->pack_a, map->pack_b};
       if (!change(map->lcn, after)) {
@@ -445,6 +560,10 @@ class Recovery {
       }
     } else if (const auto* activity = std::get_if<ActivityRecord>(&record)) {
       forget(*activity);
+    } else if (const auto* grown = std::get_if<GrowRecord>(&record)) {
+      // The superblock of an attach has the size of all records, and older ones are replayed over it.
+      out_->super.size = std::max(out_->super.size, grown->size);
+      out_->map.grow(clusters_of(out_->super.size));
     }
     return {};
   }
@@ -491,6 +610,7 @@ class Recovery {
   io::File& primary() { return *files_[primary_]; }
 
   std::vector<io::File*> files_;
+  size_t base_;
   std::unique_ptr<Recovered> out_;
   std::vector<std::optional<Label>> labels_;
   size_t primary_ = SIZE_MAX;
@@ -525,8 +645,8 @@ io::Task<Result<Label>> read_label(io::File& file, std::string* blemish) {
   co_return second;
 }
 
-io::Task<Result<std::unique_ptr<Recovered>>> recover(std::vector<io::File*> files) {
-  Recovery recovery(std::move(files));
+io::Task<Result<std::unique_ptr<Recovered>>> recover(std::vector<io::File*> files, size_t base) {
+  Recovery recovery(std::move(files), base);
   auto outcome = co_await recovery.run();
   co_return outcome;
 }

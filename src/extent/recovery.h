@@ -33,6 +33,7 @@ struct RecoveredSegment {
   SegmentRow row;
   Layout layout;
   size_t file = 0;              // index into the files given
+  size_t table_file = 0;        // where its table is: the primary's for a base, else its own
   std::vector<uint8_t> places;  // per table page: the place in use, or kNoPlace
   Allocator allocator{Pcn(0), 0};
   ChecksumTable checksums;
@@ -67,8 +68,9 @@ struct Recovered {
 // anything.
 io::Task<Result<Label>> read_label(io::File& file, std::string* blemish);
 
-// `files`: every backing that names the volume, in any order; none is written to.
-io::Task<Result<std::unique_ptr<Recovered>>> recover(std::vector<io::File*> files);
+// `files`: every backing that names the volume, in any order; none is written to. `base`: which of them is
+// the image that an `over` volume lies over, which bears no label.
+io::Task<Result<std::unique_ptr<Recovered>>> recover(std::vector<io::File*> files, size_t base = kNoBase);
 
 // Writes all four copies by the rule in superblock.h and makes them durable. On an error nothing is known of
 // any copy.
@@ -94,6 +96,6 @@ struct CheckReport {
 // Proves or refutes, from the disk alone, that the volume can be recovered, that no cluster has two owners,
 // that every owner lies in a segment of the volume, that tables and digest agree, and that every redundant
 // copy is good. Only reads.
-io::Task<CheckReport> check_segments(std::vector<io::File*> files);
+io::Task<CheckReport> check_segments(std::vector<io::File*> files, size_t base = kNoBase);
 
 }  // namespace foreshadow::extent

@@ -37,7 +37,8 @@ struct BadPlace {
 
 class Repair {
  public:
-  Repair(std::vector<io::File*> files, bool apply) : files_(std::move(files)), apply_(apply) {}
+  Repair(std::vector<io::File*> files, bool apply, size_t base)
+      : files_(std::move(files)), apply_(apply), base_(base) {}
 
   io::Task<Result<RepairReport>> run() {
     auto labels = co_await labels_step();
@@ -73,6 +74,7 @@ class Repair {
   io::Task<Status> labels_step() {
     for (size_t i = 0; i < files_.size(); ++i) {
       labels_.emplace_back();
+      if (i == base_) continue;  // somebody else's bytes
       const io::Buffer copies(size_t{kLabelCopies} * kMetaBlock);
       if (files_[i]->size() < copies.size()) continue;
       const int read = co_await io::read(*files_[i], 0, copies.span());
@@ -243,6 +245,8 @@ class Repair {
       for (size_t i = 0; i < labels_.size(); ++i) {
         if (labels_[i] && labels_[i]->segment == row.uuid) file = i;
       }
+      const auto& base = labels_[primary_]->base;
+      if (base && row.role == SegmentRole::kBase && row.uuid == base->uuid) file = base_;
       if (file == SIZE_MAX) {
         out_.refused.push_back(fmt::format("segment {} ({}) is missing", row.id.v, row.uuid.str()));
         co_return false;
@@ -276,7 +280,7 @@ class Repair {
   }
 
   io::Task<Status> read_pages(size_t file, const SegmentRow& row) {
-    const Layout& layout = labels_[file]->layout;
+    const Layout layout = layout_of(file);
     const io::Buffer block(kMetaBlock);
     for (const bool of_checksums : {false, true}) {
       const uint32_t pages = of_checksums ? layout.checksum_pages : layout.table_pages;
@@ -286,7 +290,7 @@ class Repair {
         for (uint32_t place = 0; place < kTableSlots; ++place) {
           const uint64_t offset =
               of_checksums ? layout.checksum_page_offset(page, place) : layout.page_offset(page, place);
-          const int read = co_await io::read(*files_[file], offset, block.span());
+          const int read = co_await io::read(*files_[table_file(file)], offset, block.span());
           if (read < 0) co_return fail_errno(read, "cannot read a table page");
           const auto found = look(block.span(), row, page, of_checksums);
           if (!found) {
@@ -320,6 +324,12 @@ class Repair {
     return std::pair{at, page_digest(row.pcn_base, page, at, (*found)->crc)};
   }
 
+  // A base's table lies in the primary.
+  Layout layout_of(size_t file) const {
+    return file == base_ ? labels_[primary_]->base->layout() : labels_[file]->layout;
+  }
+  size_t table_file(size_t file) const { return file == base_ ? primary_ : file; }
+
   std::string name_of(const BadPlace& bad) {
     return fmt::format("{} page {} of segment {}", bad.of_checksums ? "checksum" : "table", bad.page,
                        row_of_[bad.segment].id.v);
@@ -327,7 +337,7 @@ class Repair {
 
   io::Task<Result<bool>> mend_page(BadPlace bad) {
     const io::Buffer block(kMetaBlock);
-    const int read = co_await io::read(*files_[bad.segment], bad.offset, block.span());
+    const int read = co_await io::read(*files_[table_file(bad.segment)], bad.offset, block.span());
     if (read < 0) co_return fail_errno(read, "cannot read a table page");
     if (!flip_back(block.span(), bad.of_checksums ? "FSHC" : "FSHT", kBlockCrcAt)) co_return false;
     const auto found = look(block.span(), row_of_[bad.segment], bad.page, bad.of_checksums);
@@ -337,7 +347,7 @@ class Repair {
     newest = found->first;
     share = found->second;
     std::string what = name_of(bad) + ": one flipped bit";
-    auto put_back = co_await put(bad.segment, bad.offset, block.span(), std::move(what));
+    auto put_back = co_await put(table_file(bad.segment), bad.offset, block.span(), std::move(what));
     if (!put_back) co_return tl::unexpected(put_back.error());
     co_return true;
   }
@@ -353,9 +363,13 @@ class Repair {
     page.page = bad.page;
     page.pcn_base = row.pcn_base;
     const io::Buffer block(kMetaBlock);
+    if (bad.segment == base_) {  // before the first one, everything is in its place
+      const Label& label = *labels_[primary_];
+      page.entries = base_entries(label.base->bytes, label.geometry, bad.page);
+    }
     if (newest.v != 0) {
-      const uint64_t other = labels_[bad.segment]->layout.page_offset(bad.page, 1 - bad.place);
-      const int read = co_await io::read(*files_[bad.segment], other, block.span());
+      const uint64_t other = layout_of(bad.segment).page_offset(bad.page, 1 - bad.place);
+      const int read = co_await io::read(*files_[table_file(bad.segment)], other, block.span());
       if (read < 0) co_return fail_errno(read, "cannot read a table page");
       auto old = decode_page(block.span(), super_.volume, row.uuid, bad.page, row.pcn_base);
       if (!old || !*old) co_return false;
@@ -369,7 +383,7 @@ class Repair {
       if (page_digest(row.pcn_base, bad.page, page.checkpoint, crc) != wanted) continue;
       digest_ = super_.table_digest;
       std::string what = name_of(bad) + ": from the page before it and the journal";
-      auto put_back = co_await put(bad.segment, bad.offset, block.span(), std::move(what));
+      auto put_back = co_await put(table_file(bad.segment), bad.offset, block.span(), std::move(what));
       if (!put_back) co_return tl::unexpected(put_back.error());
       co_return true;
     }
@@ -419,6 +433,7 @@ class Repair {
 
   std::vector<io::File*> files_;
   const bool apply_;
+  const size_t base_;
   RepairReport out_;
   std::vector<std::optional<Label>> labels_;
   size_t primary_ = SIZE_MAX;
@@ -444,8 +459,8 @@ bool flip_back(std::span<std::byte> block, std::string_view magic, size_t crc_at
   return false;
 }
 
-io::Task<Result<RepairReport>> repair_segments(std::vector<io::File*> files, bool apply) {
-  Repair repair(std::move(files), apply);
+io::Task<Result<RepairReport>> repair_segments(std::vector<io::File*> files, bool apply, size_t base) {
+  Repair repair(std::move(files), apply, base);
   auto outcome = co_await repair.run();
   co_return outcome;
 }

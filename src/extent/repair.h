@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "extent/label.h"
 #include "io/file.h"
 #include "io/task.h"
 
@@ -25,7 +26,10 @@ struct RepairReport {
 
 // `files`: every backing that names the volume, opened for writing if `apply`. Each repair is durable before
 // the next one is looked at. An error of a file ends it; what was done stays done, and a repeat goes on.
-io::Task<Result<RepairReport>> repair_segments(std::vector<io::File*> files, bool apply);
+// `base`: which of them is the image that an `over` volume lies over; nothing is read from it or written to
+// it.
+io::Task<Result<RepairReport>> repair_segments(std::vector<io::File*> files, bool apply,
+                                               size_t base = kNoBase);
 
 // The one bit that must be flipped back for `block` to be sealed, and flips it. False: there is none.
 bool flip_back(std::span<std::byte> block, std::string_view magic, size_t crc_at);

@@ -29,7 +29,13 @@ class Rebuild {
     if (!chained) co_return tl::unexpected(chained.error());
     for (size_t i = 0; i < files_.size(); ++i) {
       if (!labels_[i]) continue;
-      auto pages = co_await read_pages(i);
+      auto pages = co_await read_pages(i, labels_[i]->segment, labels_[i]->layout, bases_[i]);
+      if (!pages) co_return tl::unexpected(pages.error());
+    }
+    if (const auto& base = primary().base) {
+      image_base_ = Pcn(kGranuleClusters +
+                        static_cast<uint32_t>(align_up(primary().layout.clusters, kGranuleClusters)));
+      auto pages = co_await read_pages(out_.primary, base->uuid, base->layout(), image_base_);
       if (!pages) co_return tl::unexpected(pages.error());
     }
     auto rows = make_rows();
@@ -53,7 +59,8 @@ class Rebuild {
     if (primary == SIZE_MAX) co_return fail(Code::kNotFound, "none of the segments is a primary");
     out_.primary = primary;
     out_.super.volume = labels_[primary]->volume;
-    if (labels_[primary]->layout.checksum_pages > 0) out_.super.features = kFeatureChecksums;
+    if (labels_[primary]->layout.checksum_pages > 0) out_.super.features |= kFeatureChecksums;
+    if (labels_[primary]->base) out_.super.features |= kFeatureBase;
     co_return Status{};
   }
 
@@ -120,27 +127,27 @@ class Rebuild {
                     first.seq.v, first.seq.v - 1));
   }
 
-  // The digest over every page in use, the range of physical clusters, and the newest checkpoint.
-  io::Task<Status> read_pages(size_t file) {
-    const Label& label = *labels_[file];
+  // The digest over every page in use of the segment whose tables lie in `file`, the range of physical
+  // clusters, and the newest checkpoint.
+  io::Task<Status> read_pages(size_t file, Uuid segment, Layout layout, std::optional<Pcn>& range) {
+    const Uuid& volume = primary().volume;
     const io::Buffer block(kMetaBlock);
     const auto damaged = [&](const char* what, uint32_t page) {
       return fail(Code::kCorrupt, fmt::format("{} page {} of segment {} is damaged, and without a superblock "
                                               "nothing says whether it counts",
-                                              what, page, label.segment.str()));
+                                              what, page, segment.str()));
     };
-    for (uint32_t page = 0; page < label.layout.table_pages; ++page) {
+    for (uint32_t page = 0; page < layout.table_pages; ++page) {
       CkptSeq newest;
       uint64_t share = 0;
       for (uint32_t place = 0; place < kTableSlots; ++place) {
-        const int read =
-            co_await io::read(*files_[file], label.layout.page_offset(page, place), block.span());
+        const int read = co_await io::read(*files_[file], layout.page_offset(page, place), block.span());
         if (read < 0) co_return fail_errno(read, "cannot read a table page");
-        const Pcn base = base_of_page(file, block.span());
-        auto content = decode_page(block.span(), label.volume, label.segment, page, base);
+        const Pcn base = base_of_page(range, block.span());
+        auto content = decode_page(block.span(), volume, segment, page, base);
         if (!content) co_return damaged("table", page);
         if (!*content) continue;
-        bases_[file] = base;
+        range = base;
         note_entries((*content)->page);
         if ((*content)->page.checkpoint <= newest) continue;
         newest = (*content)->page.checkpoint;
@@ -149,18 +156,18 @@ class Rebuild {
       out_.super.table_digest += share;
       out_.super.checkpoint = std::max(out_.super.checkpoint, newest);
     }
-    for (uint32_t page = 0; page < label.layout.checksum_pages; ++page) {
+    for (uint32_t page = 0; page < layout.checksum_pages; ++page) {
       CkptSeq newest;
       uint64_t share = 0;
       for (uint32_t place = 0; place < kTableSlots; ++place) {
-        const uint64_t offset = label.layout.checksum_page_offset(page, place);
+        const uint64_t offset = layout.checksum_page_offset(page, place);
         const int read = co_await io::read(*files_[file], offset, block.span());
         if (read < 0) co_return fail_errno(read, "cannot read a checksum page");
-        const Pcn base = base_of_page(file, block.span());
-        auto content = decode_checksum_page(block.span(), label.volume, label.segment, page, base);
+        const Pcn base = base_of_page(range, block.span());
+        auto content = decode_checksum_page(block.span(), volume, segment, page, base);
         if (!content) co_return damaged("checksum", page);
         if (!*content || (*content)->page.checkpoint <= newest) continue;
-        bases_[file] = base;
+        range = base;
         newest = (*content)->page.checkpoint;
         share = checksum_page_digest(base, page, newest, (*content)->crc);
       }
@@ -171,9 +178,9 @@ class Rebuild {
   }
 
   // The first page tells the segment's range, every further one must agree.
-  Pcn base_of_page(size_t file, std::span<const std::byte> block) const {
+  static Pcn base_of_page(const std::optional<Pcn>& range, std::span<const std::byte> block) {
     constexpr size_t kBaseAt = 52;
-    return bases_[file] ? *bases_[file] : Pcn(DiskReader(block.subspan(kBaseAt)).u32());
+    return range ? *range : Pcn(DiskReader(block.subspan(kBaseAt)).u32());
   }
 
   void note_entries(const TablePage& page) {
@@ -201,6 +208,7 @@ class Rebuild {
           clusters_ = std::max(clusters_, uint64_t{map->lcn.v} + 1);
           if (!map->pack_a.is_raw() || !map->pack_b.is_raw()) out_.super.features |= kFeatureSqueezed;
         }
+        if (const auto* grown = std::get_if<GrowRecord>(&record)) grown_ = std::max(grown_, grown->size);
         const auto* row = std::get_if<SegmentRow>(&record);
         if (row == nullptr) continue;
         const auto known =
@@ -210,6 +218,13 @@ class Rebuild {
     }
     std::erase_if(rows, [](const SegmentRow& row) { return row.state == SegmentState::kReleased; });
     uint32_t next_id = 1;
+    if (const auto& base = primary().base) {  // as it was when the volume was made
+      const bool known =
+          std::any_of(rows.begin(), rows.end(), [&](const auto& r) { return r.uuid == base->uuid; });
+      if (!known)
+        rows.push_back({SegmentId(1), base->uuid, SegmentRole::kBase, SegmentState::kMerged, *image_base_,
+                        base->clusters});
+    }
     for (const SegmentRow& row : rows) next_id = std::max(next_id, row.id.v + 1);
     // In the order in which their ranges were taken.
     std::vector<size_t> order;
@@ -255,11 +270,11 @@ class Rebuild {
   void finish() {
     Superblock& super = out_.super;
     const uint64_t cluster = primary().geometry.cluster();
-    super.size = primary().volume_size;
-    if (const uint64_t least = clusters_ * cluster; super.size < least) {
-      super.size = least;
+    super.size = std::max(primary().volume_size, grown_);
+    if (clusters_ > div_up(super.size, cluster)) {  // it has grown, and the record is gone
+      super.size = clusters_ * cluster;
       out_.assumptions.push_back(
-          fmt::format("the size is taken as {} bytes: the end of what is stored", least));
+          fmt::format("the size is taken as {} bytes: the end of what is stored", super.size));
     }
     // Past anything that may have been written before.
     super.sequence = super.epoch.v + super.checkpoint.v * 2 + 1024;
@@ -273,6 +288,8 @@ class Rebuild {
   io::Buffer ring_;
   std::vector<DecodedBlock> chain_;
   uint64_t clusters_ = 0;  // past the last one that anything names
+  uint64_t grown_ = 0;     // the size of the newest growth that the chain tells of
+  std::optional<Pcn> image_base_;
 };
 
 }  // namespace

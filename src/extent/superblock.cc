@@ -39,7 +39,7 @@ Result<SegmentRow> decode_row(DiskReader& in) {
   row.pcn_base = Pcn(in.u32());
   row.clusters = in.u32();
   in.skip(32);
-  if ((role != 1 && role != 2) || !valid_state(state)) {
+  if (!valid_role(role) || !valid_state(state)) {
     return fail(Code::kCorrupt,
                 fmt::format("superblock: segment {} has role {} and state {}", row.id.v, role, state));
   }
@@ -54,6 +54,10 @@ Result<SegmentRow> decode_row(DiskReader& in) {
 }
 
 }  // namespace
+
+bool valid_role(uint8_t role) {
+  return role >= 1 && role <= 3;
+}
 
 bool valid_state(uint8_t state) {
   return state >= 1 && state <= 7;
@@ -123,7 +127,7 @@ Result<Superblock> decode_superblock(std::span<const std::byte> bytes, uint64_t 
   }
   if (redirect < 1 || redirect > 2 || rows < 1 || rows > limits::kSegments || out.replay_from.v == 0 ||
       out.replay_from.v >= 1ull << 62 || out.epoch_start.v == 0 || out.size == 0 ||
-      out.size > limits::kVolumeSizeMax) {
+      out.size % kSizeUnit != 0 || out.size > limits::kVolumeSizeMax) {
     return fail(Code::kCorrupt, fmt::format("{}: redirect {}, {} segments, size {}, replay from {}", where,
                                             redirect, rows, out.size, out.replay_from.v));
   }

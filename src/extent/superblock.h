@@ -55,9 +55,10 @@ enum class SegmentState : uint8_t {
 enum class Redirect : uint8_t { kAllocating = 1, kAll = 2 };
 
 // Incompatible features. A bit is durable before anything that needs it is.
-inline constexpr uint64_t kFeatureSqueezed = 1;   // squeezed clusters may exist
-inline constexpr uint64_t kFeatureChecksums = 2;  // every segment has a checksum area
-inline constexpr uint64_t kFeaturesKnown = kFeatureSqueezed | kFeatureChecksums;
+inline constexpr uint64_t kFeatureSqueezed = 1u << 0;   // squeezed clusters may exist
+inline constexpr uint64_t kFeatureChecksums = 1u << 1;  // every segment but a base has a checksum area
+inline constexpr uint64_t kFeatureBase = 1u << 2;       // the volume lies over an image
+inline constexpr uint64_t kFeaturesKnown = kFeatureSqueezed | kFeatureChecksums | kFeatureBase;
 
 struct SegmentRow {
   SegmentId id;
@@ -94,6 +95,7 @@ Result<Superblock> decode_superblock(std::span<const std::byte> bytes, uint64_t 
 Result<Superblock> choose_superblock(std::span<const std::byte> copies, const Uuid& volume,
                                      uint64_t* highest_seen);
 
+bool valid_role(uint8_t role);
 bool valid_state(uint8_t state);
 
 }  // namespace foreshadow::extent

@@ -22,6 +22,16 @@ uint64_t mix(uint64_t z) {  // the finaliser of splitmix64
 
 }  // namespace
 
+std::array<TableEntry, kTableEntries> base_entries(uint64_t bytes, Geometry geometry, uint32_t page) {
+  std::array<TableEntry, kTableEntries> out{};
+  for (uint32_t i = 0; i < kTableEntries; ++i) {
+    const uint32_t index = page * kTableEntries + i;
+    const uint16_t mask = base_mask(bytes, geometry, index);
+    if (mask != 0) out[i] = {Lcn(index), mask};
+  }
+  return out;
+}
+
 uint32_t encode_page(const TablePage& page, std::span<std::byte> block) {
   ASSERT(block.size() == kMetaBlock);
   DiskWriter out(block);

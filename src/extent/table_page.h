@@ -51,6 +51,10 @@ struct TablePage {
   std::array<TableEntry, kTableEntries> entries{};
 };
 
+// What a page of a base's table says that was never written: everything is in its place. `bytes` is the
+// image's size.
+std::array<TableEntry, kTableEntries> base_entries(uint64_t bytes, Geometry geometry, uint32_t page);
+
 // Returns the crc. `block` is kMetaBlock long.
 uint32_t encode_page(const TablePage& page, std::span<std::byte> block);
 

@@ -11,11 +11,12 @@
 namespace foreshadow::volume {
 
 Checkpointer::Checkpointer(io::Executor& executor, SegmentSet& segments, Committer& committer,
-                           const Uuid& volume, extent::Superblock super)
+                           const Uuid& volume, extent::Geometry geometry, extent::Superblock super)
     : executor_(executor),
       segments_(segments),
       committer_(committer),
       volume_(volume),
+      geometry_(geometry),
       super_(std::move(super)),
       page_buffer_(extent::kMetaBlock),
       ended_(executor) {
@@ -97,6 +98,7 @@ io::Task<Status> Checkpointer::run() {
   next.replay_prev_crc = frozen.prev_crc;
   next.segments = frozen.rows;
   next.features |= required_;
+  next.size = frozen.size;
   auto dropped = co_await drop_released(next);
   if (!dropped) co_return dropped;
   for (const extent::SegmentRow& row : frozen.rows)
@@ -136,7 +138,7 @@ io::Task<Status> Checkpointer::drop_released(extent::Superblock& next) {
 // What is in use of one page, as the last checkpoint left it.
 io::Task<Result<extent::PlaceContent>> Checkpointer::read_page(Segment& segment, uint32_t page) {
   const uint64_t offset = segment.layout.page_offset(page, segment.places[page]);
-  const int read = co_await io::read(*segment.file, offset, page_buffer_.span());
+  const int read = co_await io::read(segment.table_file(), offset, page_buffer_.span());
   if (read < 0) co_return fail_errno(read, "cannot read a table page");
   auto content =
       extent::decode_page(page_buffer_.span(), volume_, segment.row.uuid, page, segment.row.pcn_base);
@@ -184,7 +186,7 @@ io::Task<Status> Checkpointer::write_pages(const Committer::Frozen& frozen, cons
   // Behind every page, so that it covers the data whose checksums the pages claim as well.
   for (uint32_t i = 0; i < touched.size(); ++i) {
     if (!touched[i]) continue;
-    const int synced = co_await io::sync(*segments_.at(i).file);
+    const int synced = co_await io::sync(segments_.at(i).table_file());
     if (synced < 0) co_return fail_errno(synced, "cannot sync the table");
   }
   co_return Status{};
@@ -226,14 +228,16 @@ io::Task<Status> Checkpointer::write_page(const extent::DirtyPages& pages, exten
     if (!old) co_return tl::unexpected(old.error());
     page.entries = old->page.entries;
     *digest -= extent::page_digest(page.pcn_base, at.page, old->page.checkpoint, old->crc);
+  } else if (segment.row.role == extent::SegmentRole::kBase) {
+    page.entries = extent::base_entries(segment.data_end, geometry_, at.page);
   }
   page.checkpoint = sequence;
   pages.apply(at, page.entries);
   const uint32_t crc = extent::encode_page(page, page_buffer_.span());
   *digest += extent::page_digest(page.pcn_base, at.page, sequence, crc);
   const uint8_t other = place == 0 ? 1 : 0;
-  const int written =
-      co_await io::write(*segment.file, segment.layout.page_offset(at.page, other), page_buffer_.span());
+  const int written = co_await io::write(segment.table_file(), segment.layout.page_offset(at.page, other),
+                                         page_buffer_.span());
   if (written < 0) co_return fail_errno(written, "cannot write a table page");
   new_places_.push_back({at.segment_index, at.page, other});
   co_return Status{};

@@ -19,7 +19,7 @@ class Checkpointer {
  public:
   // `super` is what is on disk now; `super.sequence` the highest sequence any copy carries.
   Checkpointer(io::Executor& executor, SegmentSet& segments, Committer& committer, const Uuid& volume,
-               extent::Superblock super);
+               extent::Geometry geometry, extent::Superblock super);
   ~Checkpointer();
 
   void start_within(Nanos time);  // at the latest then, unless one has begun before
@@ -52,6 +52,7 @@ class Checkpointer {
   SegmentSet& segments_;
   Committer& committer_;
   const Uuid volume_;
+  const extent::Geometry geometry_;
   extent::Superblock super_;
   io::Buffer page_buffer_;
   struct NewPlace {

@@ -40,6 +40,7 @@ void Checksums::noted(std::span<const Pcn> regions) {
 }
 
 void Checksums::writing(Segment& segment, uint64_t at, uint64_t length) {
+  if (!segment.checksums.exists()) return;
   const uint64_t first = index_of(segment, at);
   const uint64_t count = length >> geometry_.sub_block_bits;
   for (uint64_t i = 0; i < count; ++i) segment.checksums.set(first + i, extent::kUnknownChecksum);
@@ -56,6 +57,10 @@ void Checksums::written(Segment& segment, uint64_t at, std::span<const std::byte
 std::optional<uint64_t> Checksums::verify(const Segment& segment, uint64_t at,
                                           std::span<const std::byte> bytes, uint64_t* unknown) const {
   const uint64_t sub_block = geometry_.sub_block();
+  if (!segment.checksums.exists()) {
+    if (unknown != nullptr) *unknown += div_up(bytes.size(), sub_block);
+    return std::nullopt;
+  }
   uint64_t index = index_of(segment, at);
   for (size_t from = 0; from < bytes.size(); from += sub_block, ++index) {
     const uint32_t expected = segment.checksums.get(index);

@@ -5,7 +5,8 @@
 // Everything is by physical place: where a cluster lies in the volume, or moves to, makes no difference, and
 // whoever writes data anywhere in a segment (a fold's copy, a squeezed container) uses the same calls:
 // may_write, then in the same turn writing and the write itself, then written (or carry); verify after a
-// read.
+// read. A base has no checksum area: nothing is known of what lies there, and what moves there is verified
+// while it still has a checksum (relocator.cc).
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -19,7 +20,8 @@ namespace foreshadow::volume {
 class Committer;
 
 // Single-threaded, of the engine's executor. Off, every call does nothing, and every write may go on.
-// Ranges are bytes of a segment's file within its data area, whole sub-blocks.
+// Ranges are bytes of a segment's file within its data area, whole sub-blocks; of a base, the last one of
+// the image may be cut short.
 class Checksums {
  public:
   Checksums(bool on, SegmentSet& segments, Committer& committer, extent::Geometry geometry)

@@ -47,6 +47,7 @@ Committer::Committer(io::Executor& executor, SegmentSet& segments, CommitSink& s
       replay_from_(start.replay_from),
       prev_crc_(start.prev_crc),
       rows_(start.rows),
+      size_(start.size),
       block_buffer_(size_t{kBlocksPerWrite} * extent::kMetaBlock),
       ring_space_(executor),
       stopped_(executor) {
@@ -63,6 +64,7 @@ void Committer::Batch::clear() {
   records.clear();
   delta_end.clear();
   rows.clear();
+  sizes.clear();
   deltas.clear();
   frees.clear();
   regions.clear();
@@ -77,6 +79,8 @@ void Committer::append(const extent::Record& record, std::span<const extent::Del
   }
   if (const auto* row = std::get_if<extent::SegmentRow>(&record))
     open_.rows.emplace_back(open_.count(), *row);
+  if (const auto* grown = std::get_if<extent::GrowRecord>(&record))
+    open_.sizes.emplace_back(open_.count(), grown->size);
   const size_t at = open_.records.size();
   open_.records.resize(at + extent::kRecordBytes);
   extent::encode_record(record, std::span(open_.records).subspan(at));
@@ -246,6 +250,9 @@ void Committer::settle(uint32_t from_record, uint32_t to_record) {
   for (const auto& [record, row] : in_flight_.rows) {
     if (record >= from_record && record < to_record) settle_row(row);
   }
+  for (const auto& [record, size] : in_flight_.sizes) {
+    if (record >= from_record && record < to_record) size_ = std::max(size_, size);
+  }
   const uint32_t first_noted = std::max(from_record, in_flight_.activity_from);
   if (first_noted >= to_record) return;
   const size_t begin = size_t{first_noted - in_flight_.activity_from} * extent::kActivityRegions;
@@ -302,7 +309,7 @@ void Committer::on_timer() {
 }
 
 Committer::Frozen Committer::freeze() {
-  Frozen out{std::move(committed_), next_block_, prev_crc_, rows_};
+  Frozen out{std::move(committed_), next_block_, prev_crc_, rows_, size_};
   committed_ = extent::DirtyPages();
   return out;
 }

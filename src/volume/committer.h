@@ -60,6 +60,7 @@ class Committer {
     uint32_t prev_crc = 0;
     uint32_t checkpoint_percent = 50;
     std::vector<extent::SegmentRow> rows;  // the segment table, as durable
+    uint64_t size = 0;                     // of the volume, as durable
   };
   Committer(io::Executor& executor, SegmentSet& segments, CommitSink& sink, const Start& start,
             CommitTimes times);
@@ -90,6 +91,7 @@ class Committer {
     BlockSeq replay_from{1};
     uint32_t prev_crc = 0;
     std::vector<extent::SegmentRow> rows;
+    uint64_t size = 0;
   };
   Frozen freeze();
   void forget(SegmentId released);          // its row is in no superblock any more
@@ -110,6 +112,7 @@ class Committer {
     std::vector<std::byte> records;                             // encoded, kRecordBytes each
     std::vector<uint32_t> delta_end;                            // per record: end of its deltas
     std::vector<std::pair<uint32_t, extent::SegmentRow>> rows;  // the segment records, by their number
+    std::vector<std::pair<uint32_t, uint64_t>> sizes;           // the grow records
     std::vector<extent::Delta> deltas;
     std::vector<Pcn> frees;
     std::vector<Pcn> regions;    // of checksums, to be noted: records once the batch is sealed
@@ -158,6 +161,7 @@ class Committer {
   // The segment table as of the last durable record. Not the live one: a superblock whose rows ran ahead of
   // its journal position would have an older record replayed over one of two rows that changed together.
   std::vector<extent::SegmentRow> rows_;
+  uint64_t size_;  // of the volume, likewise
   bool wanted_ = false;
   bool running_ = false;
   uint32_t blocked_ = 0;

@@ -24,6 +24,7 @@ Committer::Start committer_start(const extent::Recovered& recovered, const RunOp
   start.prev_crc = recovered.prev_crc;
   start.checkpoint_percent = options.checkpoint_percent;
   start.rows = recovered.super.segments;
+  start.size = recovered.super.size;
   return start;
 }
 
@@ -33,6 +34,10 @@ void add_segments(SegmentSet& set, extent::Recovered& recovered, std::vector<Seg
     segment->row = from.row;
     segment->layout = from.layout;
     segment->file = std::make_unique<FailStopFile>(std::move(files[from.file].file));
+    if (from.row.role == SegmentRole::kBase) {
+      segment->table = set.primary().file.get();
+      segment->data_end = recovered.label.base->bytes;
+    }
     segment->allocator = std::move(from.allocator);
     segment->places = std::move(from.places);
     segment->checksums = std::move(from.checksums);
@@ -68,7 +73,8 @@ Engine::Engine(io::Executor& executor, std::unique_ptr<extent::Recovered> recove
       next_segment_(recovered->super.next_segment),
       committer_(executor, segments_, *this, committer_start(*recovered, options),
                  {options.commit_idle, options.commit_age}),
-      checkpointer_(executor, segments_, committer_, recovered->label.volume, super_after(*recovered)),
+      checkpointer_(executor, segments_, committer_, recovered->label.volume, geometry_,
+                    super_after(*recovered)),
       placement_(segments_, *this),
       checksums_((recovered->super.features & extent::kFeatureChecksums) != 0, segments_, committer_,
                  recovered->label.geometry),
@@ -94,6 +100,7 @@ Engine::Engine(io::Executor& executor, std::unique_ptr<extent::Recovered> recove
   alignment_ = segments_.alignment();
   // What is read is verified, so it is read in whole sub-blocks.
   if (checksums_.on()) alignment_ = std::max(alignment_, geometry_.sub_block());
+  if (label_.base) base_ = BasePlaces(*segments_.find(label_.base->uuid), geometry_, size_);
   for (const extent::Delta& delta : recovered->deltas) committer_.add_committed(delta);
   for (const extent::PageRef& page : recovered->unfinished) {
     committer_.committed().touch(static_cast<uint32_t>(page.segment), page.page);
@@ -168,7 +175,10 @@ void Engine::submit(block::Request& request) {
       if (request.length == 0) return finish_later(task, Code::kOk);
       return start_write(task, request.offset, end, request.data.data(), true);
     case block::OpKind::kZero:
-      if (request.fast_zero && request.no_hole) return finish_later(task, Code::kUnsupported);
+      if (request.fast_zero &&
+          (request.no_hole ||
+           base_.has(Lcn(static_cast<uint32_t>(request.offset >> geometry_.cluster_bits())))))
+        return finish_later(task, Code::kUnsupported);
       break;
     case block::OpKind::kTrim:
       break;
@@ -209,11 +219,17 @@ void Engine::add_piece(IoTask& task, Pcn owner, uint64_t from, uint64_t to, bool
   Segment& segment = segments_.of(owner);
   const uint64_t at = segment.data_offset(owner, geometry_) + (from & (geometry_.cluster() - 1));
   std::byte* memory = task.memory + (from - task.begin);
+  uint64_t length = to - from;
+  if (at + length > segment.data_end) {  // a sub-block cut short by the end of an image: the rest is zeros
+    const uint64_t inside = segment.data_end - at;
+    if (!is_write) std::memset(memory + inside, 0, length - inside);
+    length = inside;
+  }
   if (!task.pieces.empty()) {
     Piece& last = task.pieces.back();
     if (last.segment == &segment && last.at + last.memory.size() == at &&
         last.memory.data() + last.memory.size() == memory) {
-      last.memory = {last.memory.data(), last.memory.size() + (to - from)};
+      last.memory = {last.memory.data(), last.memory.size() + length};
       return;
     }
   }
@@ -221,7 +237,7 @@ void Engine::add_piece(IoTask& task, Pcn owner, uint64_t from, uint64_t to, bool
   piece.task = &task;
   piece.segment = &segment;
   piece.at = at;
-  piece.memory = {memory, to - from};
+  piece.memory = {memory, length};
   piece.is_write = is_write;
 }
 

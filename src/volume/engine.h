@@ -1,14 +1,16 @@
 #pragma once
 // The Volume: requests in, pieces out to segments, map and journal kept in step. One executor, one thread.
 #include <functional>
-#include <memory>
 #include <vector>
 
 #include "extent/recovery.h"
+#include "volume/band.h"
+#include "volume/base_places.h"
 #include "volume/checkpointer.h"
 #include "volume/departures.h"
 #include "volume/engine_queues.h"
 #include "volume/evacuator.h"
+#include "volume/growth.h"
 #include "volume/placement.h"
 #include "volume/scrubber.h"
 #include "volume/squeezer.h"
@@ -50,6 +52,9 @@ class Engine final : public Volume,
   io::Task<Result<SqueezeReport>> squeeze_segment(Uuid segment, SqueezeOptions options) override;
   SqueezeReport squeeze_progress() const override { return squeezer_.report(); }
   void stop_squeezing() override { squeezer_.stop(); }
+  io::Task<Status> grow(uint64_t size) override { return growth_.run(size); }
+  void set_wall(const WallPolicy& policy) override;
+  WallPolicy wall() const override { return options_; }
   io::Task<Status> flush() override { return committer_.commit(); }
   io::Task<Status> checkpoint() override;
   io::Task<Result<extent::CheckReport>> check(bool repair) override;
@@ -57,6 +62,7 @@ class Engine final : public Volume,
   void stop_scrub() override { scrubber_.stop(); }
   const ScrubProgress& scrub_progress() const override { return scrubber_.progress(); }
   io::Task<Status> close() override;
+  const std::optional<extent::BaseArea>& base() const override { return label_.base; }
   Usage usage() const override;
   std::vector<SegmentInfo> segments() const override;
   bool has_warm_shadow() const override;
@@ -64,7 +70,9 @@ class Engine final : public Volume,
   const std::string& read_only_reason() const override { return committer_.poison_reason(); }
 
  private:
-  friend class Evacuator;  // parts of it, in files of their own
+  friend class Band;  // parts of it, in files of their own
+  friend class Evacuator;
+  friend class Growth;
   friend class ScrubReader;
   friend class Squeezer;
   // A request's way in and out (engine.cc).
@@ -126,6 +134,7 @@ class Engine final : public Volume,
   // The wall (engine_hold.cc).
   void hold(IoTask& task);
   void retry_held();
+  void try_again(IoTask& task);
   void retry_later();
   void expire_held();
   void fail_held(Code code);
@@ -146,11 +155,11 @@ class Engine final : public Volume,
   void on_retry(int result);
 
   io::Executor& executor_;
-  const RunOptions options_;
+  RunOptions options_;
   const extent::Label label_;
   const extent::Geometry geometry_;
   const Redirect redirect_;
-  const uint64_t size_;
+  uint64_t size_;
   SegmentSet segments_;
   extent::Map map_;
   extent::Containers containers_;
@@ -170,6 +179,7 @@ class Engine final : public Volume,
   Scrubber scrubber_;
   io::BufferPool buffers_;
   io::Buffer zeros_;
+  BasePlaces base_;
   io::MemberOp<Engine, &Engine::on_regions_noted> noted_op_{this};
   io::MemberOp<Engine, &Engine::on_news> news_op_{this};
   io::MemberOp<Engine, &Engine::on_retry> retry_op_{this};
@@ -177,6 +187,8 @@ class Engine final : public Volume,
   io::Event drained_;
   Evacuator evacuator_{*this};
   Squeezer squeezer_{*this};
+  Band band_{*this};
+  Growth growth_{*this};
 };
 
 }  // namespace foreshadow::volume

@@ -39,7 +39,11 @@ void Engine::retry_held() {
   if (retrying_ != nullptr || held_.empty()) return;
   retrying_ = held_.front();
   held_.pop_front();
-  IoTask& task = *retrying_;
+  try_again(*retrying_);
+}
+
+// A write that had given up its locks to wait.
+void Engine::try_again(IoTask& task) {
   if (task.step_begin != task.begin || task.step_end != task.end) {
     task.step = IoTask::Step::kFill;  // the edges may have changed meanwhile
     task.filled = false;
@@ -69,6 +73,7 @@ void Engine::retry_later() {
 
 void Engine::on_retry(int) {
   retry_posted_ = false;
+  band_.look();
   retry_held();
 }
 
@@ -117,6 +122,7 @@ void Engine::on_freed(const std::vector<Pcn>& clusters) {
 
 void Engine::on_poisoned(const std::string& reason) {
   fail_held(Code::kReadOnly);
+  band_.release();
   resume_noting();
   tell([reason](Listener& listener) { listener.on_read_only(reason); });
 }

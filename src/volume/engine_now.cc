@@ -32,7 +32,9 @@ PlainPlace Engine::find_plain(uint64_t offset, uint64_t length) {
   const auto bits = static_cast<uint16_t>((1u << last) - (1u << first));
   if (!is_plain(mapping, bits) || locks_.has_exclusive(lcn, bits)) return {};
   Segment& segment = segments_.of(mapping.a);
-  return {&segment, segment.data_offset(mapping.a, geometry_) + within, lcn, bits};
+  const uint64_t at = segment.data_offset(mapping.a, geometry_) + within;
+  if (at + length > segment.data_end) return {};  // an image ends within: the rest has to be made up
+  return {&segment, at, lcn, bits};
 }
 
 bool Engine::read_now(uint64_t offset, std::span<std::byte> data) {

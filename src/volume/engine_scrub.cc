@@ -70,8 +70,7 @@ io::Task<Status> ScrubReader::scrub_clusters(Lcn first, uint32_t clusters, Scrub
   ScrubRead read;
   read.kind = block::OpKind::kRead;
   read.offset = first.v * cluster;
-  const uint64_t end = align_down(engine_.size_, engine_.geometry_.sub_block());
-  read.length = std::min(clusters * cluster, end - read.offset);
+  read.length = std::min(clusters * cluster, engine_.size_ - read.offset);
   io::Buffer memory = engine_.buffers_.take(read.length);
   read.data = memory.first(read.length);
   Await all{engine_, read, counts};
@@ -96,13 +95,14 @@ void Engine::add_blob(IoTask& task, const extent::Mapping& mapping, uint64_t fro
 void Engine::scrub_piece(const Piece& piece, int result) {
   ScrubCounts& counts = *piece.task->scrub;
   const uint64_t sub_block = geometry_.sub_block();
-  const uint64_t blocks = piece.memory.size() / sub_block;
+  const uint64_t blocks = div_up(piece.memory.size(), sub_block);  // an image may end within the last one
   counts.read += blocks;
   if (result < 0) {
     counts.unreadable += blocks;
     return;
   }
-  for (uint64_t i = 0; i < blocks && checksums_.on(); ++i) {
+  if (!piece.segment->checksums.exists()) return;
+  for (uint64_t i = 0; i < blocks; ++i) {
     const auto bytes = piece.memory.subspan(i * sub_block, sub_block);
     const uint64_t at = piece.at + i * sub_block;
     uint64_t unknown = 0;
@@ -111,7 +111,7 @@ void Engine::scrub_piece(const Piece& piece, int result) {
       tell_corrupt(piece, i * sub_block);
     } else if (unknown == 0) {
       ++counts.verified;
-    } else if (piece.segment->checksums.exists()) {
+    } else {
       checksums_.written(*piece.segment, at, bytes);
       ++counts.filled;
     }

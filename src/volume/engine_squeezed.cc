@@ -1,4 +1,6 @@
 // Squeezed clusters in the way of requests: reads decode them, writes lay an overlay above them.
+#include <fmt/format.h>
+
 #include <algorithm>
 
 #include "base/assert.h"
@@ -59,6 +61,11 @@ bool Engine::zero_squeezed(IoTask& task, const LockNode& node) {
 io::Task<Result<SqueezeReport>> Engine::squeeze_segment(Uuid segment, SqueezeOptions options) {
   const Status level = check_level(options.how);
   if (!level) co_return tl::unexpected(level.error());
+  if (label_.base) {
+    // What lies in its shadows is to be folded back as it is.
+    co_return fail(Code::kFailedPrecondition,
+                   fmt::format("volume {} lies over an image: it is not squeezed", name()));
+  }
   Squeezer::Pass pass;
   pass.segment = segment;
   pass.options = options;

@@ -26,6 +26,14 @@ void Engine::next_unmap_step(IoTask& task) {
     task.cursor = std::min(end, from + zeros_.size() - from % zeros_.size());
     return start_write(task, from, task.cursor, zeros_.data(), false);
   }
+  // Over an image, zeros are written, so that they are there when everything has been folded back.
+  if (exact && task.cursor < end &&
+      base_.has(Lcn(static_cast<uint32_t>(task.cursor >> geometry_.cluster_bits())))) {
+    const uint64_t from = task.cursor;
+    const uint64_t base_end = uint64_t{base_.segment()->row.clusters} << geometry_.cluster_bits();
+    task.cursor = std::min({end, base_end, from + zeros_.size() - from % zeros_.size()});
+    return start_write(task, from, task.cursor, zeros_.data(), false);
+  }
   const uint64_t whole_end = align_down(end, sub_block);
   if (task.cursor < end &&
       task.cursor % sub_block != 0) {  // a partial sub-block at the head: written for zero, left for trim

@@ -23,6 +23,7 @@ void Engine::start_write(IoTask& task, uint64_t begin, uint64_t end, const std::
   task.step_end = task.end = end;
   task.source = source;
   task.may_skip_zeros = may_skip_zeros;
+  task.was_paced = false;
   task.step = IoTask::Step::kWrite;
   if ((begin | end) % geometry_.sub_block() != 0) {
     task.step = IoTask::Step::kFill;
@@ -129,7 +130,8 @@ bool Engine::claim_clusters(IoTask& task) {
     hold(task);
     return false;
   }
-  if (wanted > 0) reserve(task, wanted);
+  if (wanted > 0 && band_.pace(task)) return false;
+  reserve(task, wanted);
   return true;
 }
 
@@ -227,7 +229,9 @@ ClusterPlan Engine::plan_cluster(const IoTask& task, Lcn lcn, bool may_move) {
   plan.lcn = lcn;
   plan.bits = bits_of(lcn, task.begin, task.end);
   plan.placed = plan.bits & static_cast<uint16_t>(~mapping.raw_mask());
-  if ((plan.bits & mapping.mask()) == 0 && task.may_skip_zeros) {
+  plan.fresh = (plan.bits & ~mapping.mask()) != 0;
+  // Not where a fold would put the image's old bytes before the reader again.
+  if ((plan.bits & mapping.mask()) == 0 && task.may_skip_zeros && !base_.has(lcn)) {
     const uint64_t base = uint64_t{lcn.v} << geometry_.cluster_bits();
     const uint64_t from = std::max(task.begin, base);
     const uint64_t to = std::min(task.end, base + geometry_.cluster());
@@ -285,6 +289,11 @@ void Engine::choose_target(ClusterPlan& plan, const Mapping& mapping, bool may_m
     plan.placed = plan.bits;  // all of it moves, into a cluster still to be taken
   } else if (plan.placed != 0) {
     plan.target = mapping.raw_a();  // beside what is there; a new cluster if nothing is
+    if (base_.barred(plan.target)) plan.target = mapping.b;
+    if (mapping.a.v == 0 && base_.has(plan.lcn) && placement_.active_with_room() == nullptr) {
+      plan.target = base_.home_of(plan.lcn);
+      plan.home = plan.target.v != 0;
+    }
   }
 }
 
@@ -292,12 +301,17 @@ void Engine::choose_target(ClusterPlan& plan, const Mapping& mapping, bool may_m
 // neighbour in the same cluster finds the place.
 void Engine::reserve(IoTask& task, uint32_t clusters) {
   taken_.clear();
-  placement_.take(clusters, taken_);
+  if (clusters > 0) placement_.take(clusters, taken_);
   if (checksums_.on()) {
     for (const Pcn pcn : taken_) checksums_.forget(pcn);
   }
   size_t next = 0;
   for (ClusterPlan& plan : task.plans) {
+    if (plan.home) {
+      ASSERT(base_.take_home(plan.lcn) == plan.target);
+      map_.set(plan.lcn, {plan.target, Pcn(0), 0, 0});
+      stats_.allocated_bytes += geometry_.cluster();
+    }
     if (plan.placed == 0 || plan.target.v != 0) continue;
     plan.target = taken_[next++];
     Mapping mapping = map_.get(plan.lcn);

@@ -147,7 +147,8 @@ Allocator::Run Evacuator::take_for_fold(uint32_t want) {
 }
 
 Status Evacuator::check_room(const Segment& leaving, SegmentState how) {
-  const uint64_t wanted = leaving.allocator.taken();
+  const uint64_t wanted = how == SegmentState::kFolding ? engine_.base_.homeless(engine_.map_, leaving)
+                                                        : leaving.allocator.taken();
   const Segment& primary = segments_.primary();
   if (how == SegmentState::kFolding) {
     if (primary.room() >= wanted) return {};
@@ -170,16 +171,18 @@ io::Task<Status> Evacuator::evacuate(Uuid uuid, SegmentState how) {
   const auto found = find_segment(uuid);
   if (!found) co_return tl::unexpected(found.error());
   Segment& segment = **found;
-  if (segment.row.role == SegmentRole::kPrimary) {
+  if (segment.row.role != SegmentRole::kShadow) {
     co_return fail(Code::kInvalidArgument,
-                   fmt::format("segment {} is the primary of volume {}: it cannot be released",
-                               segment.row.id.v, engine_.name()));
+                   fmt::format("segment {} is the {} of volume {}: it cannot be released", segment.row.id.v,
+                               &segment == engine_.base_.segment() ? "image" : "primary", engine_.name()));
   }
   if (segment.row.state != SegmentState::kReleased) {
     const SegmentState before = segment.row.state;
     auto checked = check_room(segment, how);
     if (!checked) co_return checked;
-    if (how == SegmentState::kFolding) segments_.primary().reserved = segment.allocator.taken();
+    if (how == SegmentState::kFolding) {
+      segments_.primary().reserved = static_cast<uint32_t>(engine_.base_.homeless(engine_.map_, segment));
+    }
     engine_.placement_.begin_evacuation(segment, how);
     auto emptied = co_await empty(segment, 0, how);
     segments_.primary().reserved = 0;
@@ -216,6 +219,7 @@ io::Task<Status> Evacuator::empty(Segment& segment, uint32_t first, SegmentState
       if (how == SegmentState::kMerged && segment.room() > 0) return segment.allocator.allocate(want);
       return take_for_drain(segment, want);
     };
+    if (how == SegmentState::kFolding) what.home = [this](Lcn lcn) { return engine_.base_.take_home(lcn); };
     auto unpacked = co_await engine_.squeezer_.evacuate(what);
     if (!unpacked) co_return unpacked;
     auto moved = co_await relocator_.run(std::move(what));
@@ -256,6 +260,10 @@ io::Task<Status> Evacuator::resize_now(Uuid uuid, uint64_t bytes) {
   const auto found = find_segment(uuid);
   if (!found) co_return tl::unexpected(found.error());
   Segment& segment = **found;
+  if (&segment == engine_.base_.segment()) {
+    co_return fail(Code::kInvalidArgument, fmt::format("segment {} is the image of volume {}: its size stays",
+                                                       segment.row.id.v, engine_.name()));
+  }
   if (segment.is_leaving()) {
     co_return fail(Code::kFailedPrecondition, fmt::format("segment {} of volume {} is being released",
                                                           segment.row.id.v, engine_.name()));

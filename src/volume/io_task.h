@@ -33,8 +33,10 @@ struct ClusterPlan {
   Lcn lcn;
   uint16_t bits = 0;
   uint16_t placed = 0;
-  Pcn target;         // 0 while a cluster must still be taken
-  bool skip = false;  // zeros onto nothing: nothing to do
+  Pcn target;          // 0 while a cluster must still be taken
+  bool skip = false;   // zeros onto nothing: nothing to do
+  bool home = false;   // `target` is its own place in the base, which must still be taken
+  bool fresh = false;  // some of it has no place yet: a first touch
 };
 
 struct ScrubCounts;
@@ -78,6 +80,9 @@ struct IoTask : LockOwner, CommitWaiter {
   MonoTime hold_deadline{};
   bool was_held = false;
   bool tried_first = false;  // held: as the oldest, it found no room with all that is free now
+  MonoTime paced_since{};
+  MonoTime pace_deadline{};
+  bool was_paced = false;
 
   struct TaskOp : io::Op {
     IoTask* task = nullptr;

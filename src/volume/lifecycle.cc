@@ -114,14 +114,18 @@ io::Task<Result<extent::CheckReport>> Engine::check(bool repair) {
   auto checkpoints = co_await checkpointer_.block();
   ++checking_;  // no file goes away meanwhile
   std::vector<io::File*> files;
-  for (const Segment* segment : segments_.all()) files.push_back(segment->file.get());
+  size_t base = extent::kNoBase;
+  for (const Segment* segment : segments_.all()) {
+    if (segment == base_.segment()) base = files.size();
+    files.push_back(segment->file.get());
+  }
   extent::RepairReport repairs;
   if (repair && !committer_.poisoned()) {
-    auto repaired = co_await extent::repair_segments(files, true);
+    auto repaired = co_await extent::repair_segments(files, true, base);
     if (!repaired) repairs.refused.push_back(repaired.error().message);
     if (repaired) repairs = std::move(*repaired);
   }
-  extent::CheckReport report = co_await extent::check_segments(std::move(files));
+  extent::CheckReport report = co_await extent::check_segments(std::move(files), base);
   report.repaired = std::move(repairs.repaired);
   report.refused = std::move(repairs.refused);
   --checking_;
@@ -135,6 +139,7 @@ io::Task<Result<extent::CheckReport>> Engine::check(bool repair) {
 io::Task<Status> Engine::close() {
   closing_ = true;
   fail_held(Code::kShutdown);
+  band_.release();
   relocator_.stop();
   evacuator_.ended().notify_all();  // who waits for a turn is told
   while (!evacuator_.idle()) co_await evacuator_.ended().wait();
@@ -191,8 +196,11 @@ Usage Engine::usage() const {
   Usage out;
   out.size = size_;
   for (const Segment* segment : segments_.all()) {
-    out.capacity += uint64_t{segment->row.clusters} * geometry_.cluster();
+    const uint32_t clusters = segment == base_.segment() ? segment->allocator.taken() : segment->row.clusters;
+    out.capacity += uint64_t{clusters} * geometry_.cluster();
     out.used += uint64_t{segment->allocator.taken()} * geometry_.cluster();
+    if (segment == base_.segment()) continue;
+    out.outside_base += uint64_t{segment->allocator.taken()} * geometry_.cluster();
     out.physical += segment->file->size();
   }
   out.data = map_.mapped_sub_blocks() * geometry_.sub_block();

@@ -34,7 +34,15 @@ Status check_create(const CreateOptions& options) {
     return fail(Code::kInvalidArgument, fmt::format("volume size {} has too many clusters of {}",
                                                     options.size, options.geometry.cluster()));
   }
-  if (options.size % options.geometry.sub_block() != 0) {
+  if (options.base && options.size != options.base->bytes) {
+    return fail(Code::kInvalidArgument,
+                fmt::format("a volume over an image of {} bytes begins with that size", options.base->bytes));
+  }
+  if (options.base && options.base->path.size() > extent::kBasePathBytes) {
+    return fail(Code::kInvalidArgument,
+                fmt::format("path {}: at most {} bytes", quoted(options.base->path), extent::kBasePathBytes));
+  }
+  if (!options.base && options.size % options.geometry.sub_block() != 0) {
     return fail(Code::kInvalidArgument, fmt::format("volume size {} is not a multiple of {}", options.size,
                                                     options.geometry.sub_block()));
   }
@@ -50,6 +58,15 @@ uint32_t head_room(const CreateOptions& options, const extent::Layout& layout) {
       std::min<uint64_t>({uint64_t{layout.clusters} * options.head_room, useful, extent::kPcnEnd / 2}));
 }
 
+// The base's row comes second, and its range of physical clusters behind all that the primary may grow to.
+void add_base(const extent::BaseArea& base, const extent::Layout& primary, extent::Superblock& super) {
+  const auto from = static_cast<uint32_t>(align_up(primary.clusters, extent::kGranuleClusters));
+  super.segments.push_back({SegmentId(1), base.uuid, SegmentRole::kBase, SegmentState::kMerged,
+                            Pcn(extent::kGranuleClusters + from), base.clusters});
+  super.features |= extent::kFeatureBase;
+  super.next_segment = SegmentId(2);
+}
+
 }  // namespace
 
 // Crash points: until the label is durable the backing is nobody's, and is removed or formatted again; the
@@ -60,10 +77,13 @@ io::Task<Status> Volume::format_primary(io::File& file, const CreateOptions& opt
   const uint32_t journal_blocks = options.journal_bytes == 0
                                       ? extent::default_journal_blocks(file.size())
                                       : static_cast<uint32_t>(options.journal_bytes / extent::kMetaBlock);
-  auto layout = extent::make_layout(file.size(), options.geometry, journal_blocks, 0, options.checksums);
+  const uint64_t base_pages =
+      options.base ? extent::base_table_pages(options.base->bytes, options.geometry) : 0;
+  auto layout =
+      extent::make_layout(file.size(), options.geometry, journal_blocks, 0, options.checksums, base_pages);
   if (!layout) co_return tl::unexpected(layout.error());
   layout = extent::make_layout(file.size(), options.geometry, journal_blocks, head_room(options, *layout),
-                               options.checksums);
+                               options.checksums, base_pages);
   if (!layout) co_return tl::unexpected(layout.error());
   extent::Superblock super;
   super.volume = options.id;
@@ -75,12 +95,40 @@ io::Task<Status> Volume::format_primary(io::File& file, const CreateOptions& opt
   super.segments.push_back({SegmentId(0), segment, SegmentRole::kPrimary, SegmentState::kMerged,
                             Pcn(extent::kGranuleClusters),
                             extent::clusters_in(*layout, options.geometry, file.size())});
+  extent::Label label{options.id,  segment, SegmentRole::kPrimary, options.geometry,
+                      file.size(), *layout, options.name,          options.size};
+  if (options.base) {
+    auto base = extent::make_base_area(*layout, options.geometry, options.base->bytes);
+    if (!base) co_return tl::unexpected(base.error());
+    base->uuid = options.base->uuid;
+    base->path = options.base->path;
+    if (uint64_t{layout->clusters} + base->clusters > extent::kPcnEnd / 2) {
+      co_return fail(Code::kLimit, fmt::format("an image of {} bytes has too many clusters", base->bytes));
+    }
+    add_base(*base, *layout, super);
+    label.base = std::move(*base);
+  }
   auto written = co_await extent::write_superblock(file, super);
   if (!written) co_return written;
-  const extent::Label label{options.id,  segment, SegmentRole::kPrimary, options.geometry,
-                            file.size(), *layout, options.name, options.size};
   auto labelled = co_await write_labels(file, label);
   co_return labelled;
+}
+
+io::Task<Status> Volume::check_image(io::File& image, extent::Geometry geometry) {
+  if (image.size() < geometry.cluster()) {
+    co_return fail(Code::kInvalidArgument, fmt::format("an image of {} bytes: expected at least {}",
+                                                       image.size(), geometry.cluster()));
+  }
+  std::string blemish;
+  const auto label = co_await extent::read_label(image, &blemish);
+  if (label) {
+    co_return fail(Code::kAlreadyExists, fmt::format("it is segment {} of volume {} already",
+                                                     label->segment.str(), label->volume.str()));
+  }
+  if (label.error().code == Code::kUnsupported || label.error().code == Code::kIo) {
+    co_return tl::unexpected(label.error());
+  }
+  co_return Status{};
 }
 
 io::Task<Status> Volume::format_shadow(io::File& file, Uuid volume, Uuid segment, extent::Geometry geometry,
@@ -98,8 +146,12 @@ io::Task<Status> Volume::format_shadow(io::File& file, Uuid volume, Uuid segment
 io::Task<Result<Volume::Opened>> Volume::open(io::Executor& executor, std::vector<SegmentFile> segments,
                                               RunOptions options) {
   std::vector<io::File*> files;
-  for (const SegmentFile& segment : segments) files.push_back(segment.file.get());
-  auto recovered = co_await extent::recover(std::move(files));
+  size_t base = extent::kNoBase;
+  for (const SegmentFile& segment : segments) {
+    if (segment.is_base) base = files.size();
+    files.push_back(segment.file.get());
+  }
+  auto recovered = co_await extent::recover(std::move(files), base);
   if (!recovered) co_return tl::unexpected(recovered.error());
   extent::Recovered& state = **recovered;
   Opened out;

@@ -40,12 +40,25 @@ Segment* Placement::active_with_room() {
 }
 
 bool Placement::can_place(uint64_t clusters) const {
+  return room(clusters) >= clusters;
+}
+
+// The newest first: those have room.
+uint64_t Placement::room(uint64_t enough) const {
   uint64_t room = 0;
-  for (Segment* segment : segments_.all()) {
-    if (takes_first_touches(segment->row.state)) room += segment->room();
-    if (room >= clusters) return true;
+  for (auto segment = segments_.all().rbegin(); segment != segments_.all().rend(); ++segment) {
+    if (room >= enough) return enough;
+    if (takes_first_touches((*segment)->row.state)) room += (*segment)->room();
   }
-  return false;
+  return std::min(room, enough);
+}
+
+uint64_t Placement::clusters() const {
+  uint64_t out = 0;
+  for (const auto& segment : segments_.all()) {
+    if (segment->row.role != extent::SegmentRole::kBase) out += segment->row.clusters;
+  }
+  return out;
 }
 
 Segment* Placement::next_target() {

@@ -23,6 +23,9 @@ class Placement {
   Placement(SegmentSet& segments, PlacementSink& sink) : segments_(segments), sink_(sink) {}
   // True if `clusters` can be placed now, counting warm shadows.
   bool can_place(uint64_t clusters) const;
+  // How many could be placed, or `enough` if it is at least that many.
+  uint64_t room(uint64_t enough) const;
+  uint64_t clusters() const;  // of all segments that take new ones, now or when others are empty
   // Takes that many; can_place() said yes. Runs are as long as they come.
   void take(uint32_t clusters, std::vector<Pcn>& out);
   // The segment `redirect all` moves overwrites to; nullptr without an active shadow that has room.

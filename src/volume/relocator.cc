@@ -1,5 +1,7 @@
 #include "volume/relocator.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <bit>
 
@@ -178,6 +180,10 @@ Status Relocator::begin_moves(std::vector<Item>& items, const std::vector<Lcn>& 
     const bool a_leaves = leaves(mapping.a);
     const Pcn source = a_leaves ? mapping.a : mapping.b;
     Pcn target = a_leaves ? mapping.b : mapping.a;
+    if (target.v == 0 && what_.home) {
+      target = mapping.b = what_.home(found[i]);
+      if (target.v != 0) parts_.map.set(found[i], mapping);
+    }
     if (target.v == 0) {
       if (run.count == 0) run = what_.take(static_cast<uint32_t>(found.size() - i));
       if (run.count == 0) {
@@ -253,8 +259,13 @@ void Relocator::gather(const std::vector<Item>& items, const io::Buffer& memory,
       bits &= ~(((1u << count) - 1) << first);
       const uint64_t within = uint64_t{first} << geometry.sub_block_bits;
       const uint64_t at = segment.data_offset(place, geometry) + within;
-      const auto bytes =
+      auto bytes =
           memory.span().subspan(i * geometry.cluster() + within, size_t{count} << geometry.sub_block_bits);
+      if (at + bytes.size() > segment.data_end) {  // an image ends within; what it has not is zeros
+        const auto rest = bytes.subspan(segment.data_end - at);
+        if (!writes) std::fill(rest.begin(), rest.end(), std::byte{0});
+        bytes = bytes.first(segment.data_end - at);
+      }
       if (!out.empty() && out.back().segment == &segment && out.back().at + out.back().memory.size() == at &&
           out.back().memory.data() + out.back().memory.size() == bytes.data()) {
         out.back().memory = {out.back().memory.data(), out.back().memory.size() + bytes.size()};
@@ -274,6 +285,8 @@ io::Task<Status> Relocator::copy(const std::vector<Item>& items, const io::Buffe
   Transfers reads{list, false};
   const int read = co_await reads;
   if (read < 0) co_return fail_errno(read, "cannot read what is to be moved");
+  auto good = verify(items, memory);
+  if (!good) co_return good;
   list.clear();
   gather(items, memory, true, list);
   auto noted = co_await may_write(list);
@@ -297,6 +310,27 @@ io::Task<Status> Relocator::may_write(const std::vector<Transfer>& list) {
   }
   for (const Transfer& write : list) parts_.checksums.writing(*write.segment, write.at, write.memory.size());
   co_return Status{};
+}
+
+// What goes into a base leaves its checksum behind: it is verified before, or nothing could ever tell that it
+// was corrupt. What a client has written meanwhile is dirty, and not copied.
+Status Relocator::verify(const std::vector<Item>& items, const io::Buffer& memory) const {
+  const extent::Geometry geometry = parts_.geometry;
+  for (size_t i = 0; i < items.size(); ++i) {
+    const Move& move = *items[i].move;
+    const Segment& source = parts_.segments.of(move.source);
+    if (!source.checksums.exists() || parts_.segments.of(move.target).checksums.exists()) continue;
+    for (uint32_t bits = move.copying & ~uint32_t{move.dirty}; bits != 0; bits &= bits - 1) {
+      const uint64_t within = uint64_t(std::countr_zero(bits)) << geometry.sub_block_bits;
+      const uint64_t at = source.data_offset(move.source, geometry) + within;
+      const auto bytes = memory.span().subspan(i * geometry.cluster() + within, geometry.sub_block());
+      if (!parts_.checksums.verify(source, at, bytes)) continue;
+      return fail(Code::kCorrupt,
+                  fmt::format("segment {}: what is stored at {} is not what was written, and is not moved",
+                              source.row.id.v, at));
+    }
+  }
+  return {};
 }
 
 // A checksum moves with its data and is not computed anew: what is corrupt stays so, and is found out.

@@ -41,6 +41,8 @@ struct Evacuation {
   uint32_t first = 0;  // clusters of `from` from this one on
   // Takes up to that many consecutive clusters for the copies; count 0 if there is no room.
   std::function<extent::Allocator::Run(uint32_t)> take;
+  // The one place that a cluster should have, taken for it; 0: any that take() gives. May be empty.
+  std::function<Pcn(Lcn)> home;
 };
 
 struct MoveProgress {
@@ -100,6 +102,7 @@ class Relocator {
   void gather(const std::vector<Item>& items, const io::Buffer& memory, bool writes,
               std::vector<Transfer>& out);
   io::Task<Status> may_write(const std::vector<Transfer>& list);
+  Status verify(const std::vector<Item>& items, const io::Buffer& memory) const;
   void carry_checksums(const std::vector<Item>& items);
   io::Task<Status> switch_places(std::vector<Item>& items);
   io::Task<bool> end_moves(std::vector<Item>& items, bool failed);

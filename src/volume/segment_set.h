@@ -20,6 +20,8 @@ struct Segment {
   extent::SegmentRow row;
   extent::Layout layout;
   std::unique_ptr<io::File> file;
+  io::File* table = nullptr;       // where its table lies if not in its own file: a base's is in the primary
+  uint64_t data_end = UINT64_MAX;  // nothing of the file at or past this is read or written
   extent::Allocator allocator{Pcn(0), 0};
   std::vector<uint8_t> places;  // per table page: the place in use, or extent::kNoPlace
   extent::ChecksumTable checksums;
@@ -33,6 +35,7 @@ struct Segment {
   }
   // What a first touch may take.
   uint32_t room() const { return allocator.free() - std::min(allocator.free(), reserved); }
+  io::File& table_file() { return table != nullptr ? *table : *file; }
   uint64_t data_offset(Pcn pcn, extent::Geometry geometry) const {
     return layout.data_offset + uint64_t{pcn.v - row.pcn_base.v} * geometry.cluster();
   }

@@ -5,6 +5,8 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <string>
@@ -64,6 +66,35 @@ class Rig {
     ASSERT_TRUE(open());
   }
 
+  // The image that the volume lies over.
+  std::string image_path() const { return directory_ + "/image.raw"; }
+  void make_image(const std::vector<uint8_t>& bytes) {
+    std::ofstream out(image_path(), std::ios::binary);
+    out << std::string(bytes.begin(), bytes.end());
+  }
+  std::vector<uint8_t> image() const {
+    std::ifstream in(image_path(), std::ios::binary);
+    return {std::istreambuf_iterator<char>(in), {}};
+  }
+  void create_over(const std::vector<uint8_t>& bytes, uint64_t head,
+                   Redirect redirect = Redirect::kAllocating) {
+    make_image(bytes);
+    base_ = Uuid::random(rng_);
+    CreateOptions how;
+    how.id = id_;
+    how.name = "test";
+    how.size = bytes.size() / 512 * 512;
+    how.redirect = redirect;
+    how.base = BaseImage{base_, how.size, image_path()};
+    const Uuid segment = Uuid::random(rng_);
+    auto file = pool_->create(segment.str(), head);
+    ASSERT_TRUE(file) << file.error().message;
+    auto formatted = wait(Volume::format_primary(**file, how, segment));
+    ASSERT_TRUE(formatted) << formatted.error().message;
+    file->reset();
+    ASSERT_TRUE(open()) << error.message;
+  }
+
   // The outcome of the last open is in `opened`.
   bool open() {
     std::vector<SegmentFile> files;
@@ -75,6 +106,14 @@ class Rig {
         return false;
       }
       files.push_back({*Uuid::parse(backing), std::move(*file)});
+    }
+    if (!base_.is_nil()) {
+      auto file = io::open_device(*loop_, image_path(), io::Directory::Mode::kReadWriteLocked);
+      if (!file) {
+        error = file.error();
+        return false;
+      }
+      files.push_back({base_, std::move(*file), true});
     }
     auto opened = wait(Volume::open(*loop_, std::move(files), options));
     if (!opened) {
@@ -101,6 +140,14 @@ class Rig {
       auto attached = wait(volume_->attach_shadow({segment, std::move(*file)}));
       EXPECT_TRUE(attached) << attached.error().message;
     }
+    return segment;
+  }
+
+  // A shadow of a volume that is not open.
+  Uuid add_unowned_shadow(uint64_t bytes) {
+    const Uuid segment = Uuid::random(rng_);
+    auto file = pool_->create(segment.str(), bytes);
+    EXPECT_TRUE(file && wait(Volume::format_shadow(**file, id_, segment, extent::Geometry(), false)));
     return segment;
   }
 
@@ -192,6 +239,7 @@ class Rig {
   std::string directory_;
   std::unique_ptr<block::Pool> pool_;
   Uuid id_;
+  Uuid base_;
   std::unique_ptr<Volume> volume_;
 };
 

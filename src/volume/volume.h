@@ -3,6 +3,7 @@
 // and docs/format.md for what is on disk.
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,7 @@
 #include "io/task.h"
 #include "volume/scrubber.h"
 #include "volume/squeeze.h"
+#include "volume/wall_policy.h"
 
 namespace foreshadow::volume {
 
@@ -31,6 +33,7 @@ using extent::SegmentState;
 struct SegmentFile {
   Uuid uuid;
   std::unique_ptr<io::File> file;
+  bool is_base = false;  // an image that the volume lies over: it bears no label
 };
 
 struct SegmentInfo {
@@ -45,12 +48,15 @@ struct SegmentInfo {
 };
 
 struct Usage {
-  uint64_t size = 0;        // logical
-  uint64_t capacity = 0;    // data bytes of every segment, the warm one included
-  uint64_t used = 0;        // allocated clusters: what runs out
-  uint64_t data = 0;        // mapped sub-blocks
-  uint64_t physical = 0;    // bytes of the backings, metadata included
-  uint64_t map_memory = 0;  // bytes of memory the map takes
+  uint64_t size = 0;  // logical
+  // Data bytes of every segment, the warm one included; of a base what is used, for the rest is nobody
+  // else's.
+  uint64_t capacity = 0;
+  uint64_t used = 0;          // allocated clusters: what runs out
+  uint64_t outside_base = 0;  // of those, what does not lie in the base; all of it if there is none
+  uint64_t data = 0;          // mapped sub-blocks
+  uint64_t physical = 0;      // bytes of the backings, metadata included; an image is none
+  uint64_t map_memory = 0;    // bytes of memory the map takes
   Squeezed squeezed;
 };
 
@@ -71,6 +77,8 @@ class Listener {
       SegmentId segment) = 0;  // the active shadow has no free cluster, or was replaced
   virtual void on_hold_began() = 0;
   virtual void on_hold_ended() = 0;
+  virtual void on_pace_began() {}  // in the backpressure band: first touches are delayed
+  virtual void on_pace_ended() {}
   virtual void on_read_only(const std::string& reason) = 0;
   // Something that is stored cannot be read as it was written; `what` names it.
   virtual void on_damaged(const std::string& what) { (void)what; }
@@ -87,6 +95,13 @@ struct JobInfo {
   uint64_t total = 0;  // bytes there were to move when it began
 };
 
+// An existing image that becomes the base of an `over` volume: it is neither read nor written to make one.
+struct BaseImage {
+  Uuid uuid;           // of its segment; made for the purpose
+  uint64_t bytes = 0;  // whole sectors; the volume's size
+  std::string path;
+};
+
 struct CreateOptions {
   Uuid id;
   std::string name;
@@ -95,11 +110,11 @@ struct CreateOptions {
   extent::Geometry geometry;   // 64 KiB clusters unless a test says otherwise
   uint64_t journal_bytes = 0;  // 0: chosen from the primary's size
   uint32_t head_room = 16;     // the primary's table has room for it to grow to that many times its size
-  bool checksums = false;      // of data, kept in every segment and verified on read
+  bool checksums = false;      // of data, kept in every segment but a base and verified on read
+  std::optional<BaseImage> base;
 };
 
-struct RunOptions {
-  Nanos hold_timeout = std::chrono::seconds(60);
+struct RunOptions : WallPolicy {
   Nanos commit_idle = std::chrono::milliseconds(20);  // an idle batch is committed after this
   Nanos commit_age = std::chrono::seconds(1);         // an open batch is committed after this, idle or not
   // With data checksums: a checkpoint this long after a region was noted. What is active then is unknown
@@ -111,8 +126,11 @@ struct RunOptions {
 class Volume : public block::BlockDevice {
  public:
   // Writes label, superblock and an empty journal to a fresh (all-zero) primary and makes them durable. Does
-  // not open.
+  // not open. With `options.base` it becomes the head of a volume over that image, which is not touched.
   static io::Task<Status> format_primary(io::File& file, const CreateOptions& options, Uuid segment);
+  // Whether an image may become a base: kInvalidArgument if it is smaller than a cluster, kAlreadyExists if
+  // it is a segment of some volume itself. Reads only.
+  static io::Task<Status> check_image(io::File& image, extent::Geometry geometry);
   // Writes the label of a shadow of `volume` to a fresh (all-zero) backing and makes it durable. Safe to
   // repeat.
   static io::Task<Status> format_shadow(io::File& file, Uuid volume, Uuid segment, extent::Geometry geometry,
@@ -167,6 +185,11 @@ class Volume : public block::BlockDevice {
   virtual SqueezeReport squeeze_progress() const = 0;
   // Ends a pass, and every later one, with kShutdown: the volume is to be closed.
   virtual void stop_squeezing() = 0;
+  // Enlarges what clients see. Durable before info() shows it, and never undone: a smaller size is
+  // kInvalidArgument, the present one succeeds. A multiple of the sub-block.
+  virtual io::Task<Status> grow(uint64_t size) = 0;
+  virtual void set_wall(const WallPolicy& policy) = 0;  // at once, for what is held now as well
+  virtual WallPolicy wall() const = 0;
 
   virtual io::Task<Status> flush() = 0;       // as a kFlush request
   virtual io::Task<Status> checkpoint() = 0;  // fold the journal into the tables
@@ -184,6 +207,8 @@ class Volume : public block::BlockDevice {
   // kShutdown. The Volume may be destroyed afterwards. An error is what could not be made durable.
   virtual io::Task<Status> close() = 0;
 
+  // What it lies over, if anything.
+  virtual const std::optional<extent::BaseArea>& base() const = 0;
   virtual Usage usage() const = 0;
   virtual std::vector<SegmentInfo> segments() const = 0;
   virtual bool has_warm_shadow() const = 0;
