@@ -11,6 +11,7 @@
 
 #include "base/names.h"
 #include "base/size.h"
+#include "volume/volume.h"
 
 namespace foreshadow::app {
 namespace {
@@ -99,6 +100,32 @@ Result<double> parse_speed(std::string_view text) {
   if (value && std::isfinite(*value) && *value > 0) return *value;
   return fail(Code::kInvalidArgument, fmt::format("speed {}: expected max or a number above 0, such as 10",
                                                   foreshadow::quoted(text)));
+}
+
+Result<v1::Backpressure> parse_backpressure(std::string_view text) {
+  v1::Backpressure out;
+  const volume::WallPolicy usual;
+  if (text == "off" || text == "0") return out;
+  if (text == "auto") {
+    out.set_bytes(usual.band_bytes);
+    out.set_percent(usual.band_percent);
+    return out;
+  }
+  if (text.ends_with('%')) {
+    const auto percent = number<uint32_t>(text.substr(0, text.size() - 1));
+    if (percent && *percent <= 100) {
+      out.set_bytes(UINT64_MAX);
+      out.set_percent(*percent);
+      return out;
+    }
+  } else if (const auto bytes = parse_size(text)) {
+    out.set_bytes(*bytes);
+    out.set_percent(100);
+    return out;
+  }
+  return fail(Code::kInvalidArgument,
+              fmt::format("backpressure {}: expected a size such as 64MiB, a share such as 5%, off or auto",
+                          foreshadow::quoted(text)));
 }
 
 std::string absolute_path(std::string_view path) {

@@ -12,6 +12,8 @@ namespace foreshadow::app {
 
 // "500ms", "60s", "2min", "1h"; a bare number is seconds.
 Result<uint32_t> parse_duration_ms(std::string_view text);
+// "64MiB", "5%", "off" (and 0), or "auto".
+Result<v1::Backpressure> parse_backpressure(std::string_view text);
 Result<uint64_t> parse_rate(std::string_view text);              // a size, "/s" or not: bytes a second
 Result<v1::RedirectMode> parse_redirect(std::string_view text);  // allocating, all
 Result<v1::SqueezeMode> parse_squeeze(std::string_view text);    // off, lz4, zstd

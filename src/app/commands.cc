@@ -6,6 +6,7 @@
 
 #include "app/arguments.h"
 #include "app/man_page.h"
+#include "app/volume_change.h"
 #include "base/names.h"
 
 namespace foreshadow::app {
@@ -53,6 +54,7 @@ std::unique_ptr<CLI::App> make_parser(Invocation& invocation) {
   add_record_commands(*app, invocation);
   add_replay_command(*app, invocation);
   add_rescue_command(*app, invocation);
+  add_nbd_resize_command(*app, invocation);
   CLI::App* man = app->add_subcommand("man", "Print the manual page foreshadow(1), for man -l -");
   man->callback([&invocation, parser = app.get()] {
     invocation.run = [&invocation, parser]() -> Status {

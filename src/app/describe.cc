@@ -87,6 +87,15 @@ Json to_json(const v1::Volume& volume) {
       .set("checksums", volume.checksums())
       .set("checksum_errors", volume.checksum_errors())
       .set("scrub", to_json(volume.scrub()))
+      .set("paced", volume.paced())
+      .set("paced_now", volume.paced_now())
+      .set("pace_us_total", volume.pace_us_total())
+      .set("pace_us_max", volume.pace_us_max())
+      .set("hold_timeout_ms", volume.hold_timeout_ms())
+      .set("band", volume.band())
+      .set("base_path", volume.base_path())
+      .set("base_bytes", volume.base_bytes())
+      .set("outside_base", volume.outside_base())
       .set("segments", to_json_array(volume.segments()));
 }
 
@@ -138,7 +147,11 @@ Json to_json(const v1::VolumeMetrics& metrics) {
       .set("squeezed", to_json(metrics.squeezed()))
       .set("damaged_reads", metrics.damaged_reads())
       .set("checksum_errors", metrics.checksum_errors())
-      .set("scrub", to_json(metrics.scrub()));
+      .set("scrub", to_json(metrics.scrub()))
+      .set("paced", metrics.paced())
+      .set("paced_now", metrics.paced_now())
+      .set("pace_us_total", metrics.pace_us_total())
+      .set("pace_us_max", metrics.pace_us_max());
 }
 
 Json to_json(const v1::Forecast& forecast) {
@@ -229,6 +242,14 @@ std::string describe_squeezed(const v1::Volume& volume) {
       squeezed.ratio_p10(), squeezed.ratio_p90());
 }
 
+std::string describe_wall(const v1::Volume& volume) {
+  const std::string band = volume.band() == 0
+                               ? std::string("never slowed down")
+                               : fmt::format("slowed down below {} left", format_size(volume.band()));
+  return fmt::format("new writes are {}, and held at most {}", band,
+                     format_duration(static_cast<double>(volume.hold_timeout_ms()) * 1e-3));
+}
+
 std::string describe(const v1::VolumeDetail& detail) {
   const v1::Volume& volume = detail.volume();
   const v1::Forecast& forecast = detail.forecast();
@@ -247,6 +268,15 @@ std::string describe(const v1::VolumeDetail& detail) {
   if (!volume.read_only_reason().empty()) facts.add("read-only", printable(volume.read_only_reason()));
   facts.add("redirect", fmt::format("{}, {} found a warm shadow at hand", word(volume.redirect()),
                                     volume.first_redirect_to_warm()));
+  if (!volume.base_path().empty()) {
+    facts.add("over", fmt::format("{} ({}), {} of data outside it", printable(volume.base_path()),
+                                  format_size(volume.base_bytes()), format_size(volume.outside_base())));
+  }
+  facts.add("near the wall", describe_wall(volume));
+  facts.add("slowed down",
+            fmt::format("{} writes, {} now, {} in total, longest {}", volume.paced(), volume.paced_now(),
+                        format_duration(static_cast<double>(volume.pace_us_total()) * 1e-6),
+                        format_duration(static_cast<double>(volume.pace_us_max()) * 1e-6)));
   facts.add("held at the wall",
             fmt::format("{} writes, {} now, longest {}", volume.holds(), volume.held_now(),
                         format_duration(static_cast<double>(volume.hold_us_max()) * 1e-6)));

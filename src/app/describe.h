@@ -36,6 +36,8 @@ Json to_json_array(const Messages& messages) {
 // The same for people; several lines, each with its line break.
 std::string describe(const v1::VolumeDetail& detail);
 std::string describe_squeezed(const v1::Volume& volume);  // one line, without its break
+// How a volume behaves where space runs short.
+std::string describe_wall(const v1::Volume& volume);
 std::string describe(const v1::CheckReport& check, const std::string& volume);
 std::string describe(const v1::Explanation& explanation);
 std::string describe(const v1::Scrub& scrub);  // without a line break

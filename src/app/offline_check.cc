@@ -59,23 +59,43 @@ io::Task<bool> has_name(const Files& files, std::string name) {
   co_return false;
 }
 
-std::vector<io::File*> pointers_of(const Files& files) {
-  std::vector<io::File*> out;
-  for (const Found& found : files) out.push_back(found.file.get());
-  return out;
+// What extent's steps work on: every backing, and the image that the volume lies over, if it does.
+struct Opened {
+  std::vector<io::File*> files;
+  std::unique_ptr<io::File> image;
+  size_t base = extent::kNoBase;
+};
+
+io::Task<Result<Opened>> with_image(io::Loop& loop, const Files& files, io::Directory::Mode mode) {
+  Opened out;
+  for (const Found& found : files) {
+    out.files.push_back(found.file.get());
+    if (out.image != nullptr) continue;
+    std::string blemish;
+    const auto label = co_await extent::read_label(*found.file, &blemish);
+    if (!label || !label->base) continue;
+    auto image = io::open_device(loop, label->base->path, mode);
+    if (!image) co_return tl::unexpected(image.error());
+    out.image = std::move(*image);
+  }
+  if (out.image == nullptr) co_return out;
+  out.base = out.files.size();
+  out.files.push_back(out.image.get());
+  co_return out;
 }
 
-io::Task<Result<extent::CheckReport>> repair_and_check(Files& files) {
+io::Task<Result<extent::CheckReport>> repair_and_check(io::Loop& loop, Files& files) {
   for (Found& found : files) {
     found.file.reset();
     auto file = found.pool->open(found.backing, io::Directory::Mode::kReadWriteLocked);
     if (!file) co_return tl::unexpected(file.error());
     found.file = std::move(*file);
   }
-  const std::vector<io::File*> pointers = pointers_of(files);
-  auto repaired = co_await extent::repair_segments(pointers, true);
+  const auto all = co_await with_image(loop, files, io::Directory::Mode::kReadWriteLocked);
+  if (!all) co_return tl::unexpected(all.error());
+  auto repaired = co_await extent::repair_segments(all->files, true, all->base);
   if (!repaired) co_return tl::unexpected(repaired.error());
-  extent::CheckReport out = co_await extent::check_segments(pointers);
+  extent::CheckReport out = co_await extent::check_segments(all->files, all->base);
   out.repaired = std::move(repaired->repaired);
   out.refused = std::move(repaired->refused);
   if (!out.ok()) co_return out;  // what counts as an orphan is only sure in a volume that is whole
@@ -102,12 +122,13 @@ io::Task<Result<v1::CheckReport>> find_and_check(io::Loop& loop, agent::state::A
     const bool named = co_await has_name(files, name);
     if (!named && id.str() != noted) continue;
     if (repair) {
-      auto report = co_await repair_and_check(files);
+      auto report = co_await repair_and_check(loop, files);
       if (!report) co_return tl::unexpected(report.error());
       co_return agent::make_check_report(*report);
     }
-    const std::vector<io::File*> pointers = pointers_of(files);
-    const extent::CheckReport report = co_await extent::check_segments(pointers);
+    const auto all = co_await with_image(loop, files, io::Directory::Mode::kReadOnly);
+    if (!all) co_return tl::unexpected(all.error());
+    const extent::CheckReport report = co_await extent::check_segments(all->files, all->base);
     co_return agent::make_check_report(report);
   }
   co_return fail(Code::kNotFound, fmt::format("there is no volume {} in the {} pools of agent.json",

@@ -1,12 +1,15 @@
 // volume create, list, show, check, rm.
 #include <fmt/format.h>
 
+#include <optional>
+
 #include "app/arguments.h"
 #include "app/client.h"
 #include "app/commands.h"
 #include "app/describe.h"
 #include "app/offline_check.h"
 #include "app/output.h"
+#include "app/volume_change.h"
 #include "base/size.h"
 
 namespace foreshadow::app {
@@ -21,6 +24,7 @@ struct CreateArguments {
   uint32_t hold_timeout_ms = 0;
   v1::SqueezeMode squeeze = v1::SQUEEZE_MODE_OFF;
   bool checksums = false;
+  std::optional<v1::Backpressure> backpressure;
 };
 
 Status create(const Invocation& invocation, const CreateArguments& arguments) {
@@ -35,6 +39,7 @@ Status create(const Invocation& invocation, const CreateArguments& arguments) {
   request.set_hold_timeout_ms(arguments.hold_timeout_ms);
   request.set_squeeze(arguments.squeeze);
   request.set_checksums(arguments.checksums);
+  if (arguments.backpressure) *request.mutable_backpressure() = *arguments.backpressure;
   ASSIGN_OR_RETURN(const v1::Volume volume, client.call(&Client::Stub::CreateVolume, request));
   invocation.print(to_json(volume),
                    fmt::format("volume {} is served at {}\nnext: nbdinfo '{}'\n", volume.name(),
@@ -92,11 +97,17 @@ Status check(Invocation& invocation, const std::string& name, bool repair) {
   return {};
 }
 
-Status remove(const Invocation& invocation, const std::string& name) {
+Status remove(const Invocation& invocation, const std::string& name, bool force) {
   ASSIGN_OR_RETURN(const std::string state, invocation.state_dir());
   ASSIGN_OR_RETURN(Client client, Client::connect(state));
-  TRY(client.call(&Client::Stub::DeleteVolume, request_for(name)));
-  invocation.print(Json::object().set("removed", name), fmt::format("volume {} is removed\n", name));
+  v1::DeleteVolumeRequest request;
+  request.set_name(name);
+  request.set_force(force);
+  ASSIGN_OR_RETURN(const v1::DeleteVolumeResponse removed, client.call(&Client::Stub::DeleteVolume, request));
+  std::string said = fmt::format("volume {} is removed\n", name);
+  if (!removed.kept().empty())
+    said += fmt::format("its image {} stays as it is\n", printable(removed.kept()));
+  invocation.print(Json::object().set("removed", name).set("kept", removed.kept()), said);
   return {};
 }
 
@@ -124,6 +135,7 @@ void add_create(CLI::App& volume, Invocation& invocation) {
       ->type_name("off|lz4|zstd");
   command->add_flag("--checksums", arguments->checksums,
                     "Keep a checksum of every 4 KiB of data, and verify what is read");
+  add_backpressure(*command, &arguments->backpressure);
   command->callback([&invocation, arguments] {
     invocation.run = [&, arguments] { return create(invocation, *arguments); };
   });
@@ -138,6 +150,18 @@ void add_check(CLI::App& volume, Invocation& invocation) {
   command->add_flag("--repair", *repair, "First make good what a second copy proves; says what it did");
   command->callback([&invocation, name, repair] {
     invocation.run = [&invocation, name, repair] { return check(invocation, *name, *repair); };
+  });
+}
+
+void add_remove(CLI::App& volume, Invocation& invocation) {
+  const auto name = std::make_shared<std::string>();
+  const auto force = std::make_shared<bool>(false);
+  CLI::App* command =
+      volume.add_subcommand("rm", "Remove a volume and its data; an image that it lies over stays");
+  command->add_option("NAME", *name, "Name of the volume")->required();
+  command->add_flag("--force", *force, "Even if data of it that is not in its image is lost");
+  command->callback([&invocation, name, force] {
+    invocation.run = [&invocation, name, force] { return remove(invocation, *name, *force); };
   });
 }
 
@@ -162,7 +186,8 @@ void add_volume_commands(CLI::App& app, Invocation& invocation) {
     });
   };
   add_named("show", "Show a volume, its segments and its forecast", show);
-  add_named("rm", "Remove a volume and its data", remove);
+  add_remove(*volume, invocation);
+  add_volume_change_commands(*volume, invocation);
 }
 
 }  // namespace foreshadow::app

@@ -21,6 +21,7 @@ inline constexpr size_t kLeadTimes = 100;           // measured lead times a p99
 inline constexpr size_t kGrantsInFlight = 4;        // per volume
 inline constexpr size_t kIdLength = 128;            // an agent's id, host or version
 inline constexpr size_t kDirectoryLength = 4095;    // a pool's directory
+inline constexpr size_t kDeviceLength = 1024;       // bytes of the path of a device to adopt
 inline constexpr uint32_t kHoldTimeoutMaxMs = 600'000;
 inline constexpr uint32_t kHoldTimeoutDefaultMs = 60'000;
 inline constexpr uint64_t kScrubRateMax = 1ull << 40;     // bytes a second

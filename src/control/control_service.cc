@@ -132,10 +132,36 @@ grpc::Status ControlService::GetVolume(Context*, const v1::VolumeRequest* reques
   return grpc::Status::OK;
 }
 
-grpc::Status ControlService::DeleteVolume(Context* context, const v1::VolumeRequest* request,
-                                          v1::DeleteVolumeResponse*) {
+grpc::Status ControlService::AdoptDevice(Context* context, const v1::AdoptDeviceRequest* request,
+                                         v1::Volume* reply) {
+  return answer_volume(
+      ask(*context,
+          [&](Requests::Done done) { return core_.requests.adopt_device(*request, std::move(done)); }),
+      reply);
+}
+
+grpc::Status ControlService::GrowVolume(Context* context, const v1::GrowVolumeRequest* request,
+                                        v1::Volume* reply) {
+  return answer_volume(
+      ask(*context,
+          [&](Requests::Done done) { return core_.requests.grow_volume(*request, std::move(done)); }),
+      reply);
+}
+
+grpc::Status ControlService::SetVolume(Context* context, const v1::SetVolumeRequest* request,
+                                       v1::Volume* reply) {
+  return answer_volume(
+      ask(*context,
+          [&](Requests::Done done) { return core_.requests.set_volume(*request, std::move(done)); }),
+      reply);
+}
+
+grpc::Status ControlService::DeleteVolume(Context* context, const v1::DeleteVolumeRequest* request,
+                                          v1::DeleteVolumeResponse* reply) {
   const auto ack = ask(*context, [&](Requests::Done done) {
-    return core_.requests.delete_volume(request->name(), std::move(done));
+    const auto model = core_.requests.volume(request->name());
+    if (model) reply->set_kept((*model)->volume().base_path());
+    return core_.requests.delete_volume(request->name(), request->force(), std::move(done));
   });
   return ack ? grpc::Status::OK : to_grpc(ack.error());
 }
@@ -168,7 +194,7 @@ grpc::Status ControlService::ListShadows(Context*, const v1::ListShadowsRequest*
     if (!request->volume().empty() && model->name() != request->volume()) continue;
     const v1::Volume shown = core_.reconciler.shown(*model);
     for (const v1::Segment& segment : shown.segments()) {
-      if (segment.role() == v1::SEGMENT_ROLE_PRIMARY) continue;
+      if (segment.role() != v1::SEGMENT_ROLE_SHADOW) continue;
       v1::ListShadowsResponse::Row& row = *reply->add_shadows();
       row.set_volume(model->name());
       *row.mutable_segment() = segment;

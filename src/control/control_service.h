@@ -26,7 +26,11 @@ class ControlService final : public v1::ControlService::Service {
   grpc::Status CreateVolume(Context*, const v1::CreateVolumeRequest* request, v1::Volume* reply) override;
   grpc::Status ListVolumes(Context*, const v1::ListVolumesRequest*, v1::ListVolumesResponse* reply) override;
   grpc::Status GetVolume(Context*, const v1::VolumeRequest* request, v1::VolumeDetail* reply) override;
-  grpc::Status DeleteVolume(Context*, const v1::VolumeRequest* request, v1::DeleteVolumeResponse*) override;
+  grpc::Status AdoptDevice(Context*, const v1::AdoptDeviceRequest* request, v1::Volume* reply) override;
+  grpc::Status GrowVolume(Context*, const v1::GrowVolumeRequest* request, v1::Volume* reply) override;
+  grpc::Status SetVolume(Context*, const v1::SetVolumeRequest* request, v1::Volume* reply) override;
+  grpc::Status DeleteVolume(Context*, const v1::DeleteVolumeRequest* request,
+                            v1::DeleteVolumeResponse* reply) override;
   grpc::Status CheckVolume(Context*, const v1::CheckVolumeRequest* request, v1::CheckReport* reply) override;
   grpc::Status ScrubVolume(Context*, const v1::ScrubVolumeRequest* request, v1::Volume* reply) override;
   grpc::Status ListShadows(Context*, const v1::ListShadowsRequest* request,

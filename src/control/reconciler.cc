@@ -187,7 +187,8 @@ VolumeModel* Reconciler::take_volume(const std::string& agent, v1::Volume volume
     model = made.get();
     fleet_.volumes[volume.id()] = std::move(made);
     // The agent has it and the store did not: a lost store is rebuilt like this, one volume at a time.
-    if (ledger_.about("create_volume", volume.id(), "") == nullptr) {
+    if (ledger_.about("create_volume", volume.id(), "") == nullptr &&
+        ledger_.about("adopt_device", volume.id(), "") == nullptr) {
       events_.append("volume.adopted", volume.name(),
                      fmt::format("{} with {} segments, reported by agent {}", format_size(volume.size()),
                                  volume.segments_size(), agent));
@@ -278,6 +279,8 @@ void Reconciler::event(const std::string& agent, const v1::VolumeEvent& event) {
       {v1::VolumeEvent::KIND_SHADOW_FULL, "shadow.full"},
       {v1::VolumeEvent::KIND_HOLD_BEGAN, "hold.began"},
       {v1::VolumeEvent::KIND_HOLD_ENDED, "hold.ended"},
+      {v1::VolumeEvent::KIND_PACE_BEGAN, "pace.began"},
+      {v1::VolumeEvent::KIND_PACE_ENDED, "pace.ended"},
       {v1::VolumeEvent::KIND_READ_ONLY, "read_only"},
       {v1::VolumeEvent::KIND_SHADOW_NEEDED, "shadow.needed"},
       {v1::VolumeEvent::KIND_CORRUPT_DATA, "data.corrupt"},

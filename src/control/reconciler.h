@@ -98,6 +98,7 @@ class Reconciler {
   // Takes a successful answer; an error is what was wrong with it.
   Status take_success(const IntentRow& intent, const v1::Ack& ack);
   void note_squeezed(const VolumeModel& model, const v1::Segment& segment, const v1::Ack& ack);
+  bool take_change(const IntentRow& intent, const VolumeModel& model);
   void note_failure(const IntentRow& intent, const std::string& why);
   std::string name_of_volume(const std::string& id) const;
 

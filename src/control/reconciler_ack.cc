@@ -234,6 +234,7 @@ Status Reconciler::take_success(const IntentRow& intent, const v1::Ack& ack) {
                                ack.volume().scrub().total()));
     return {};
   }
+  if (take_change(intent, *model)) return {};
   const v1::Segment* segment = model->segment(intent.segment);
   if (segment == nullptr) {
     return fail(Code::kInternal,
@@ -265,6 +266,30 @@ Status Reconciler::take_success(const IntentRow& intent, const v1::Ack& ack) {
   return {};
 }
 
+// The events of intents that are about a volume as a whole; false for others.
+bool Reconciler::take_change(const IntentRow& intent, const VolumeModel& model) {
+  const v1::Volume& volume = model.volume();
+  if (intent.kind == "adopt_device") {
+    events_.append(
+        "device.adopted", model.name(),
+        fmt::format("{} of {}, size {}, its head in pool {} at agent {}",
+                    printable(intent.payload.adopt_device().device()), format_size(volume.base_bytes()),
+                    format_size(volume.size()), volume.pool(), intent.agent));
+    return true;
+  }
+  if (intent.kind == "grow_volume") {
+    events_.append("volume.grown", model.name(), fmt::format("to {}", format_size(volume.size())));
+    return true;
+  }
+  if (intent.kind == "set_volume") {
+    events_.append("volume.set", model.name(),
+                   fmt::format("hold timeout {} ms, backpressure below {}", volume.hold_timeout_ms(),
+                               format_size(volume.band())));
+    return true;
+  }
+  return false;
+}
+
 void Reconciler::note_failure(const IntentRow& intent, const std::string& why) {
   VolumeModel* model = fleet_.volume(intent.volume);
   if (intent.kind == "grant_shadow" && model != nullptr) {
@@ -288,6 +313,7 @@ void Reconciler::note_failure(const IntentRow& intent, const std::string& why) {
   }
   std::string name = name_of_volume(intent.volume);
   if (intent.kind == "create_volume") name = intent.payload.create_volume().name();
+  if (intent.kind == "adopt_device") name = intent.payload.adopt_device().name();
   events_.append("intent.failed", name, fmt::format("{}: {}", intent.kind, printable(why)));
 }
 

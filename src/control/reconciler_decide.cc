@@ -93,7 +93,7 @@ policy::VolumeView Reconciler::view_of(const VolumeModel& model) const {
   view.grants_refused = model.grants_refused;
   if (const v1::Pool* pool = fleet_.pool(model.agent(), volume.pool())) view.pool_free = pool_free(*pool);
   for (const v1::Segment& segment : volume.segments()) {
-    if (segment.role() == v1::SEGMENT_ROLE_PRIMARY) continue;
+    if (segment.role() != v1::SEGMENT_ROLE_SHADOW) continue;
     policy::ShadowView& shadow = view.shadows.emplace_back();
     shadow.uuid = segment.uuid();
     shadow.id = segment.id();

@@ -16,7 +16,8 @@ namespace base_limits = foreshadow::limits;
 
 constexpr uint64_t kSizeUnit = 4096;
 
-// Sizes are refused rather than rounded: a person who asked for one number should not find another.
+}  // namespace
+
 Status check_size(uint64_t size, std::string_view what, uint64_t min, uint64_t max) {
   if (size < min || size > max) {
     return fail(Code::kInvalidArgument,
@@ -30,8 +31,6 @@ Status check_size(uint64_t size, std::string_view what, uint64_t min, uint64_t m
   }
   return {};
 }
-
-}  // namespace
 
 Result<VolumeModel*> Requests::volume(const std::string& name) const {
   TRY(Name::parse(name, "volume name"));
@@ -125,41 +124,13 @@ Status Requests::create_volume(const v1::CreateVolumeRequest& request, Done done
   TRY(check_size(request.size(), "size", base_limits::kVolumeSizeMin, base_limits::kVolumeSizeMax));
   TRY(check_size(request.primary_size(), "primary_size", base_limits::kSegmentSizeMin,
                  base_limits::kSegmentSizeMax));
-  if (!v1::RedirectMode_IsValid(request.redirect())) {
-    return fail(
-        Code::kInvalidArgument,
-        fmt::format("redirect {}: expected {} (allocating) or {} (all)", static_cast<int>(request.redirect()),
-                    static_cast<int>(v1::REDIRECT_MODE_ALLOCATING), static_cast<int>(v1::REDIRECT_MODE_ALL)));
-  }
-  if (request.hold_timeout_ms() > limits::kHoldTimeoutMaxMs) {
-    return fail(Code::kInvalidArgument, fmt::format("hold_timeout_ms {}: at most {}",
-                                                    request.hold_timeout_ms(), limits::kHoldTimeoutMaxMs));
-  }
+  TRY(check_redirect(request.redirect()));
+  TRY(check_wall(request.hold_timeout_ms(), request.backpressure()));
   if (!v1::SqueezeMode_IsValid(request.squeeze())) {
     return fail(Code::kInvalidArgument,
                 fmt::format("squeeze {}: expected off, lz4 or zstd", static_cast<int>(request.squeeze())));
   }
-  bool taken = reconciler_.fleet().volume_named(request.name()) != nullptr;
-  size_t creating = 0;
-  for (const auto& [number, open] : reconciler_.ledger().open()) {
-    if (open.row.kind != "create_volume") continue;
-    taken = taken || open.row.payload.create_volume().name() == request.name();
-    ++creating;
-  }
-  if (taken) return fail(Code::kAlreadyExists, fmt::format("volume \"{}\" exists already", request.name()));
-  ASSIGN_OR_RETURN(const v1::Pool* pool, pool_for(request.pool().empty() ? "default" : request.pool()));
-  const size_t served = reconciler_.fleet().volumes_of(pool->agent_id()).size() + creating;
-  if (served >= base_limits::kVolumes) {
-    return fail(Code::kLimit, fmt::format("agent {} serves {} volumes: at most {}", pool->agent_id(), served,
-                                          base_limits::kVolumes));
-  }
-  const uint64_t free = reconciler_.pool_free(*pool);
-  if (request.primary_size() > free) {
-    return fail(
-        Code::kNoSpace,
-        fmt::format("pool \"{}\" can hand out {} ({} bytes), {} ({} bytes) are wanted", pool->name(),
-                    format_size(free), free, format_size(request.primary_size()), request.primary_size()));
-  }
+  ASSIGN_OR_RETURN(const v1::Pool* pool, place_for(request.name(), request.pool(), request.primary_size()));
   v1::Intent intent;
   v1::Intent::CreateVolume& action = *intent.mutable_create_volume();
   action.set_volume_id(reconciler_.new_uuid().str());
@@ -174,10 +145,11 @@ Status Requests::create_volume(const v1::CreateVolumeRequest& request, Done done
   action.set_hold_timeout_ms(request.hold_timeout_ms() == 0 ? limits::kHoldTimeoutDefaultMs
                                                             : request.hold_timeout_ms());
   action.set_checksums(request.checksums());
+  if (request.has_backpressure()) *action.mutable_backpressure() = request.backpressure();
   return reconciler_.begin(pool->agent_id(), std::move(intent), std::move(done));
 }
 
-Status Requests::delete_volume(const std::string& name, Done done) {
+Status Requests::delete_volume(const std::string& name, bool force, Done done) {
   ASSIGN_OR_RETURN(const VolumeModel* model, volume(name));
   if (const auto* open = reconciler_.ledger().about("delete_volume", model->id(), "")) {
     reconciler_.ledger().join(open->row.id, std::move(done));
@@ -185,6 +157,7 @@ Status Requests::delete_volume(const std::string& name, Done done) {
   }
   v1::Intent intent;
   intent.mutable_delete_volume()->set_volume_id(model->id());
+  intent.mutable_delete_volume()->set_force(force);
   return reconciler_.begin(model->agent(), std::move(intent), std::move(done));
 }
 

@@ -9,6 +9,12 @@
 
 namespace foreshadow::control {
 
+// Sizes are refused rather than rounded: a person who asked for one number should not find another.
+Status check_size(uint64_t size, std::string_view what, uint64_t min, uint64_t max);
+
+Status check_redirect(v1::RedirectMode redirect);
+Status check_wall(uint32_t hold_timeout_ms, const v1::Backpressure& backpressure);
+
 // Each call validates, records an intent and sends it; `done` gets the agent's answer, once, with the core's
 // mutex held. An error names the value and what was expected, and means that nothing was begun. Called with
 // the core's mutex held.
@@ -19,7 +25,11 @@ class Requests {
 
   Status add_pool(const v1::AddPoolRequest& request, Done done);
   Status create_volume(const v1::CreateVolumeRequest& request, Done done);
-  Status delete_volume(const std::string& name, Done done);
+  Status adopt_device(const v1::AdoptDeviceRequest& request, Done done);
+  // A smaller size than it has is kInvalidArgument.
+  Status grow_volume(const v1::GrowVolumeRequest& request, Done done);
+  Status set_volume(const v1::SetVolumeRequest& request, Done done);
+  Status delete_volume(const std::string& name, bool force, Done done);
   Status check_volume(const v1::CheckVolumeRequest& request, Done done);
   Status scrub_volume(const v1::ScrubVolumeRequest& request, Done done);
   Status grant_shadow(const v1::GrantShadowRequest& request, Done done);
@@ -34,6 +44,9 @@ class Requests {
   Result<std::string> agent_for(const std::string& asked) const;
   // The pool of this name with the most room, at a connected agent.
   Result<const v1::Pool*> pool_for(const std::string& name) const;
+  // The pool for a volume to be made under a name that nobody has, with room for `primary_size` bytes.
+  Result<const v1::Pool*> place_for(const std::string& name, const std::string& pool,
+                                    uint64_t primary_size) const;
   uint64_t policy_size(const VolumeModel& model, const std::string& pool_name) const;
 
   Reconciler& reconciler_;

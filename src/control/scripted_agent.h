@@ -121,6 +121,18 @@ class ScriptedAgent {
     } else if (intent.has_create_volume()) {
       create(intent.create_volume());
       *ack.mutable_volume() = volumes.at(intent.create_volume().volume_id());
+    } else if (intent.has_adopt_device()) {
+      adopt(intent.adopt_device());
+      *ack.mutable_volume() = volumes.at(intent.adopt_device().volume_id());
+    } else if (intent.has_grow_volume()) {
+      v1::Volume& volume = volumes.at(intent.grow_volume().volume_id());
+      volume.set_size(intent.grow_volume().size());
+      *ack.mutable_volume() = volume;
+    } else if (intent.has_set_volume()) {
+      v1::Volume& volume = volumes.at(intent.set_volume().volume_id());
+      volume.set_hold_timeout_ms(intent.set_volume().hold_timeout_ms());
+      *volume.mutable_backpressure() = intent.set_volume().backpressure();
+      *ack.mutable_volume() = volume;
     } else if (intent.has_delete_volume()) {
       if (volumes.erase(intent.delete_volume().volume_id()) == 0) ack.set_code(5);
     } else if (intent.has_check_volume()) {
@@ -164,6 +176,30 @@ class ScriptedAgent {
     volume.set_uri("nbd+unix:///" + action.name());
     // The primary's UUID is the agent's to choose.
     add_segment(volume, action.volume_id(), action.pool(), action.primary_size());
+  }
+
+  // Over an image of 64 MiB, whatever is at the path.
+  void adopt(const v1::Intent::AdoptDevice& action) {
+    v1::Volume& volume = volumes[action.volume_id()];
+    volume.set_id(action.volume_id());
+    volume.set_name(action.name());
+    volume.set_size(action.size() == 0 ? 64 << 20 : action.size());
+    volume.set_pool(action.pool());
+    volume.set_redirect(action.redirect());
+    volume.set_base_path(action.device());
+    volume.set_base_bytes(64 << 20);
+    volume.set_uri("nbd+unix:///" + action.name());
+    add_segment(volume, action.volume_id(), action.pool(),
+                action.primary_size() == 0 ? 256 << 20 : action.primary_size());
+    v1::Segment& base = *volume.add_segments();
+    base.set_id(1);
+    base.set_uuid("00000000-0000-4000-8000-00000000ba5e");
+    base.set_role(v1::SEGMENT_ROLE_BASE);
+    base.set_state(v1::SEGMENT_STATE_MERGED);
+    base.set_capacity(64 << 20);
+    base.set_used(64 << 20);
+    volume.set_capacity(volume.capacity() + base.capacity());
+    volume.set_used(base.used());
   }
 
   void add_segment(v1::Volume& volume, const std::string& uuid, const std::string& pool, uint64_t size) {

@@ -80,6 +80,12 @@ TEST_F(ServiceTest, EveryBadVolumeRequestIsRefusedByValue) {
     request.set_name(name);
     return call(method, request, &reply);
   };
+  const auto deleted = [&](const std::string& name) {
+    v1::DeleteVolumeRequest request;
+    request.set_name(name);
+    v1::DeleteVolumeResponse reply;
+    return call(&Stub::DeleteVolume, request, &reply);
+  };
   expect_refusals({
       {spoiled([](auto& r) { r.set_name("Bad/Name"); }), grpc::INVALID_ARGUMENT, "Bad/Name"},
       {spoiled([](auto& r) { r.set_name(""); }), grpc::INVALID_ARGUMENT, "\"\""},
@@ -103,7 +109,8 @@ TEST_F(ServiceTest, EveryBadVolumeRequestIsRefusedByValue) {
       {named(&Stub::GetVolume, v1::VolumeDetail(), "ghost"), grpc::NOT_FOUND,
        "ghost\" does not exist; there are: data"},
       {named(&Stub::GetVolume, v1::VolumeDetail(), "a b"), grpc::INVALID_ARGUMENT, "a b"},
-      {named(&Stub::DeleteVolume, v1::DeleteVolumeResponse(), "ghost"), grpc::NOT_FOUND, "ghost"},
+      {deleted("ghost"), grpc::NOT_FOUND, "ghost"},
+      {spoiled([](auto& r) { r.mutable_backpressure()->set_percent(101); }), grpc::INVALID_ARGUMENT, "101 %"},
       {[&] {
          v1::CheckVolumeRequest ghost;
          ghost.set_name("ghost");
@@ -240,8 +247,10 @@ TEST_F(ServiceTest, EveryRequestByHandWorks) {
   checked.set_name("data");
   ASSERT_TRUE(call(&Stub::CheckVolume, checked, &check).ok());
   EXPECT_EQ(check.clusters_mapped(), 7u);
+  v1::DeleteVolumeRequest gone;
+  gone.set_name("data");
   v1::DeleteVolumeResponse deleted;
-  ASSERT_TRUE(call(&Stub::DeleteVolume, named, &deleted).ok());
+  ASSERT_TRUE(call(&Stub::DeleteVolume, gone, &deleted).ok());
   v1::ListVolumesResponse volumes;
   ASSERT_TRUE(call(&Stub::ListVolumes, v1::ListVolumesRequest(), &volumes).ok());
   EXPECT_EQ(volumes.volumes_size(), 0);

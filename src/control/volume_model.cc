@@ -63,6 +63,12 @@ Result<HistoryRow> VolumeModel::observe(uint64_t time_ms, uint32_t interval_ms,
   failed_writes_ += metrics.failed_writes();
   volume_.set_holds(std::max(volume_.holds(), holds_));
   volume_.set_hold_us_max(std::max(volume_.hold_us_max(), metrics.hold_us_max()));
+  paced_ += metrics.paced();
+  pace_us_ += metrics.pace_us_total();
+  volume_.set_paced(std::max(volume_.paced(), paced_));
+  volume_.set_paced_now(metrics.paced_now());
+  volume_.set_pace_us_total(std::max(volume_.pace_us_total(), pace_us_));
+  volume_.set_pace_us_max(std::max(volume_.pace_us_max(), metrics.pace_us_max()));
   volume_.set_failed_writes(std::max(volume_.failed_writes(), failed_writes_));
   return row;
 }

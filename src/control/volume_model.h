@@ -40,6 +40,8 @@ class VolumeModel {
   void begin_session() {
     holds_ = volume_.holds();
     failed_writes_ = volume_.failed_writes();
+    paced_ = volume_.paced();
+    pace_us_ = volume_.pace_us_total();
   }
   // The agent no longer serves it: facts stay, for people; nothing is decided.
   void set_served(bool served) { served_ = served; }
@@ -75,6 +77,8 @@ class VolumeModel {
   uint64_t last_used_ = 0;
   uint64_t holds_ = 0;  // counted in this session, from the total it began with
   uint64_t failed_writes_ = 0;
+  uint64_t paced_ = 0;
+  uint64_t pace_us_ = 0;
   uint64_t rewound_ms_ = 0;  // the last refused time
   uint32_t rewound_ = 0;     // refused in a row
 };
