@@ -99,7 +99,7 @@ def redirect_all(sandbox):
 
 
 def trim(sandbox):
-    """What is trimmed reads as zero; the image keeps the old bytes until something is written there."""
+    """What is trimmed reads as zero, and the image keeps the old bytes. Zeros are written."""
     server = sandbox.up()
     before = os.urandom(4 * MIB)
     image = sandbox.file("image", before)
@@ -110,7 +110,7 @@ def trim(sandbox):
     handle.flush()
     assert bytes(handle.pread(2 * MIB, MIB)) == bytes(2 * MIB)
     handle.shutdown()
-    assert image.read_bytes() == before
+    assert image.read_bytes() == before[:2 * MIB] + bytes(MIB) + before[3 * MIB:]
     server.stop()
     server.start()
     assert read(volume, 4 * MIB) == before[:MIB] + bytes(2 * MIB) + before[3 * MIB:]
@@ -138,18 +138,20 @@ def refusals(sandbox):
     adopt_fails("/dev/null", "regular file or a block device")
     adopt_fails(next(sandbox.path.glob("**/*.seg")), "locked")
     spare = sandbox.file("spare", bytes(4 * MIB))
-    refused(server.cli("volume", "adopt-device", "other", "--device", spare, "--size", "2MiB", ok=False), "2MiB",
-            "has 4MiB already", code=1)
-    refused(server.cli("volume", "adopt-device", "db", "--device", spare, ok=False), '"db"', "exists already",
-            code=1)
-    refused(server.cli("volume", "adopt-device", "x", "--device", spare, "--backpressure", "much", ok=False),
-            '"much"', "64MiB", code=2)
-    refused(server.cli("volume", "grow", "db", "--size", "2MiB", ok=False), "never shrinks", code=1)
-    refused(server.cli("volume", "grow", "db", "--size", "200TiB", ok=False), "200TiB", "128TiB", code=1)
-    refused(server.cli("volume", "set", "db", ok=False), "hold", code=1)
-    refused(server.cli("nbd-resize", "/dev/null", "--size", "1GiB", ok=False), "/dev/null", "/dev/nbd0", code=1)
-    refused(server.cli("nbd-resize", "/dev/nbd0", ok=False), "--volume", "--size", code=1)
-    refused(server.cli("nbd-resize", "/dev/nbd0", "--volume", "nothere", ok=False), '"nothere"', code=1)
+    adopt_fails(spare, "2MiB", "has 4MiB already", options=("--size", "2MiB"))
+    for code, words, parts in (
+            (1, f"volume adopt-device db --device {spare}", ['"db"', "exists already"]),
+            (2, f"volume adopt-device x --device {spare} --backpressure much", ['"much"', "64MiB"]),
+            (1, f"volume adopt-device x --device {spare} --primary 1MiB", ["1MiB", "8MiB"]),
+            (1, "volume grow db --size 2MiB", ["never shrinks"]),
+            (1, "volume grow db --size 200TiB", ["200TiB", "128TiB"]),
+            (1, "volume grow nothere --size 2MiB", ['"nothere"', "db"]),
+            (1, "volume set db", ["hold"]),
+            (1, "volume set db --hold-timeout 11min", ["660000", "600000"]),
+            (1, "nbd-resize /dev/null --size 1GiB", ["/dev/null", "/dev/nbd0"]),
+            (1, "nbd-resize /dev/nbd0", ["--volume", "--size"]),
+            (1, "nbd-resize /dev/nbd0 --volume nothere", ['"nothere"', "db"])):
+        refused(server.cli(*words.split(), ok=False), *parts, code=code)
     # One whose size has changed meanwhile is not served, and says why; nothing else suffers.
     server.stop()
     with open(image, "ab") as grown:
@@ -179,8 +181,8 @@ def block_device(sandbox):
         mount.mkdir()
         with Mounted(loop.device, mount):
             (mount / "file").write_bytes(b"content" * 10_000)
-            refused(server.cli("volume", "adopt-device", "db", "--device", loop.device, ok=False), loop.device,
-                    "in use", code=1)
+            done = server.cli("volume", "adopt-device", "db", "--device", loop.device, ok=False)
+            refused(done, loop.device, "in use", code=1)
         volume = Over(server, "db", loop.device)
         assert volume.size() == 64 * MIB
         content = read(volume, 64 * MIB)
@@ -192,7 +194,7 @@ def block_device(sandbox):
 
 
 def ext4(sandbox):
-    """A file system that was there before is adopted, written, and grown with its volume; the clients re-attach."""
+    """A file system that was there before is adopted, written, and grown with its volume."""
     if os.geteuid() != 0:
         raise support.Skip("mounting a loop device needs root")
     need("nbdfuse", "mkfs.ext4", "e2fsck", "resize2fs", "losetup", "mount", "umount", "diff")
@@ -263,8 +265,8 @@ def grow(sandbox):
 
 
 def wall(sandbox):
-    """In the band writes are slowed down, visibly; at the wall they are held as long as the policy says, which
-    can change; a shadow ends both."""
+    """In the band writes are slowed down, visibly; at the wall they are held as long as the policy says, and
+    the policy can change; a shadow ends both."""
     server = sandbox.up()
     server.pool("tiny", "40MiB")
     volume = server.create("db", pool="tiny", primary="16MiB", hold_timeout="200ms", backpressure="1MiB")

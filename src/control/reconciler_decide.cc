@@ -93,6 +93,13 @@ policy::VolumeView Reconciler::view_of(const VolumeModel& model) const {
   view.grants_refused = model.grants_refused;
   if (const v1::Pool* pool = fleet_.pool(model.agent(), volume.pool())) view.pool_free = pool_free(*pool);
   for (const v1::Segment& segment : volume.segments()) {
+    if (segment.role() == v1::SEGMENT_ROLE_BASE) {
+      // What lies in an image has its place, and no other has it: policy looks at the rest.
+      const uint64_t inside = std::min({segment.used(), view.used, view.capacity, view.size - 1});
+      view.size -= inside;
+      view.capacity -= inside;
+      view.used -= inside;
+    }
     if (segment.role() != v1::SEGMENT_ROLE_SHADOW) continue;
     policy::ShadowView& shadow = view.shadows.emplace_back();
     shadow.uuid = segment.uuid();

@@ -119,11 +119,9 @@ class ScriptedAgent {
       const uint64_t capacity = intent.add_pool().capacity();
       add_pool(intent.add_pool().name(), capacity == 0 ? 1ull << 40 : capacity);
     } else if (intent.has_create_volume()) {
-      create(intent.create_volume());
-      *ack.mutable_volume() = volumes.at(intent.create_volume().volume_id());
+      *ack.mutable_volume() = create(intent.create_volume());
     } else if (intent.has_adopt_device()) {
-      adopt(intent.adopt_device());
-      *ack.mutable_volume() = volumes.at(intent.adopt_device().volume_id());
+      *ack.mutable_volume() = adopt(intent.adopt_device());
     } else if (intent.has_grow_volume()) {
       v1::Volume& volume = volumes.at(intent.grow_volume().volume_id());
       volume.set_size(intent.grow_volume().size());
@@ -165,7 +163,8 @@ class ScriptedAgent {
     }
   }
 
-  void create(const v1::Intent::CreateVolume& action) {
+  template <typename Action>
+  v1::Volume& create(const Action& action) {
     v1::Volume& volume = volumes[action.volume_id()];
     volume.set_id(action.volume_id());
     volume.set_name(action.name());
@@ -176,30 +175,17 @@ class ScriptedAgent {
     volume.set_uri("nbd+unix:///" + action.name());
     // The primary's UUID is the agent's to choose.
     add_segment(volume, action.volume_id(), action.pool(), action.primary_size());
+    return volume;
   }
 
-  // Over an image of 64 MiB, whatever is at the path.
-  void adopt(const v1::Intent::AdoptDevice& action) {
-    v1::Volume& volume = volumes[action.volume_id()];
-    volume.set_id(action.volume_id());
-    volume.set_name(action.name());
-    volume.set_size(action.size() == 0 ? 64 << 20 : action.size());
-    volume.set_pool(action.pool());
-    volume.set_redirect(action.redirect());
+  // Over an image of the size asked for, whatever is at the path.
+  v1::Volume& adopt(const v1::Intent::AdoptDevice& action) {
+    v1::Volume& volume = create(action);
     volume.set_base_path(action.device());
-    volume.set_base_bytes(64 << 20);
-    volume.set_uri("nbd+unix:///" + action.name());
-    add_segment(volume, action.volume_id(), action.pool(),
-                action.primary_size() == 0 ? 256 << 20 : action.primary_size());
-    v1::Segment& base = *volume.add_segments();
-    base.set_id(1);
-    base.set_uuid("00000000-0000-4000-8000-00000000ba5e");
-    base.set_role(v1::SEGMENT_ROLE_BASE);
-    base.set_state(v1::SEGMENT_STATE_MERGED);
-    base.set_capacity(64 << 20);
-    base.set_used(64 << 20);
-    volume.set_capacity(volume.capacity() + base.capacity());
-    volume.set_used(base.used());
+    add_segment(volume, "00000000-0000-4000-8000-00000000ba5e", action.pool(), action.size());
+    volume.mutable_segments(1)->set_role(v1::SEGMENT_ROLE_BASE);
+    volume.mutable_segments(1)->set_state(v1::SEGMENT_STATE_MERGED);
+    return volume;
   }
 
   void add_segment(v1::Volume& volume, const std::string& uuid, const std::string& pool, uint64_t size) {

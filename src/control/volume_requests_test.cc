@@ -12,6 +12,8 @@ TEST_F(ServiceTest, AdoptsADeviceAndTakesItsBaseForNoShadow) {
   v1::AdoptDeviceRequest request;
   request.set_name("over");
   request.set_device("/srv/image.raw");
+  request.set_primary_size(64 * kMiB);
+  request.set_size(64 * kMiB);
   v1::Volume volume;
   const grpc::Status adopted = call(&Stub::AdoptDevice, request, &volume);
   ASSERT_TRUE(adopted.ok()) << adopted.error_message();

@@ -145,6 +145,52 @@ TEST(Over, GrowsBeyondTheImageAtAnyTail) {
   }
 }
 
+TEST(Over, FoldsEverythingBackIntoTheImage) {
+  for (const uint64_t tail : {0u, 1536u}) {
+    Rig rig;
+    const uint64_t size = 8 * kMiB + tail;
+    auto expected = some_image(size);
+    rig.create_over(expected, kHead, Redirect::kAll);
+    const Uuid shadow = rig.add_shadow(16 * kMiB);
+    ASSERT_TRUE(rig.volume().activate_shadow(shadow));
+    for (const auto& [offset, length] : {std::pair<uint64_t, uint64_t>{0, 4096},
+                                         {kMiB, kMiB},
+                                         {5 * kMiB + 5, 5},
+                                         {size - 700, 700}}) {
+      ASSERT_EQ(rig.write(offset, length, 0xaa), Code::kOk);
+      std::fill_n(expected.begin() + static_cast<int64_t>(offset), length, 0xaa);
+    }
+    ASSERT_EQ(rig.plain(OpKind::kTrim, 6 * kMiB, kMiB), Code::kOk);
+    ASSERT_EQ(rig.plain(OpKind::kZero, 6 * kMiB, kMiB), Code::kOk);
+    ASSERT_EQ(rig.write(3 * kMiB, 100'000, 0), Code::kOk);
+    std::fill_n(expected.begin() + 6 * kMiB, kMiB, 0);
+    std::fill_n(expected.begin() + 3 * kMiB, 100'000, 0);
+    EXPECT_EQ(rig.read(0, size), expected);
+    EXPECT_NE(rig.image(), expected);
+    const Status folded = rig.wait(rig.volume().fold_shadow(shadow));
+    ASSERT_TRUE(folded) << folded.error().message;
+    EXPECT_EQ(rig.volume().usage().outside_base, 0u);
+    EXPECT_EQ(rig.read(0, size), expected);
+    EXPECT_EQ(rig.image(), expected) << "a plain image again";
+    EXPECT_TRUE(rig.findings().empty());
+    ASSERT_TRUE(rig.pool().remove(shadow.str()));
+    rig.close();
+    ASSERT_TRUE(rig.open()) << rig.error.message;
+    EXPECT_EQ(rig.read(0, size), expected);
+  }
+}
+
+TEST(Over, NeitherTheHeadNorTheImageCanBeReleased) {
+  Rig rig;
+  rig.create_over(some_image(2 * kMiB), kHead);
+  for (const SegmentInfo& segment : rig.volume().segments()) {
+    EXPECT_EQ(rig.wait(rig.volume().fold_shadow(segment.uuid)).error().code, Code::kInvalidArgument);
+    EXPECT_EQ(rig.wait(rig.volume().drain_segment(segment.uuid)).error().code, Code::kInvalidArgument);
+  }
+  const Uuid image = rig.volume().segments()[1].uuid;
+  EXPECT_EQ(rig.wait(rig.volume().resize_segment(image, kMiB)).error().code, Code::kInvalidArgument);
+}
+
 TEST(Over, RefusesAnImageThatIsNotWhatItWas) {
   Rig rig;
   rig.create_over(some_image(2 * kMiB), kHead);
