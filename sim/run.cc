@@ -48,12 +48,14 @@ class Run {
  private:
   using Opened = Result<volume::Volume::Opened>;
 
-  // Data went nowhere, or elsewhere, in some life. A fold, a drain or a squeeze may have copied what was read
-  // there; when a crash then makes its checksum unknown, it is served, as the rule has it. So the run ends.
+  // Data went nowhere, or elsewhere, or rotted in some life. A fold, a drain or a squeeze may have copied
+  // what was read there; when a crash then makes its checksum unknown, it is served, as the rule has it. So
+  // the run ends.
   bool astray() {
     const auto backings = world_.backings();
-    return std::any_of(backings.begin(), backings.end(),
-                       [](const Backing* backing) { return backing->disk->counts().misled > 0; });
+    return data_rotted_ || std::any_of(backings.begin(), backings.end(), [](const Backing* backing) {
+             return backing->disk->counts().misled > 0;
+           });
   }
   bool fate() const { return world_.scheduler.steps() >= crash_at_; }
   bool sweeps() const { return world_.call_fault.at != 0; }
@@ -412,6 +414,7 @@ class Run {
   }
   // Puts the bit back, unless the engine has written the sector anew.
   void heal() {
+    data_rotted_ = rot_at_ >= metadata_of(*rotten_);
     rotten_->heal_bits(rot_at_, rot_mask_, rot_block_);
     rotten_ = nullptr;
     world_.rotten = false;
@@ -449,6 +452,7 @@ class Run {
   uint64_t rot_at_ = 0;
   std::byte rot_mask_{};
   std::vector<std::byte> rot_block_;
+  bool data_rotted_ = false;  // in the life before
   std::unique_ptr<volume::Volume> hung_;
 };
 

@@ -101,9 +101,10 @@ Swarm draw_swarm(Rng& rng, bool faults) {
     out.weights[static_cast<size_t>(Act::kSqueeze)] = 8;
     out.weights[static_cast<size_t>(Act::kTrim)] = rng.chance(1, 2) ? 2 : 0;
     out.weights[static_cast<size_t>(Act::kZero)] = rng.chance(1, 2) ? 2 : 0;
-    if (rng.chance(1, 2)) {  // many at once at few clusters: readers and writers of what is squeezed
+    if (!over && rng.chance(1, 2)) {  // many at once at few clusters: readers and writers of what is squeezed
       out.primary_clusters = static_cast<uint32_t>(between(rng, 6, 16));
       out.create.size = out.primary_clusters * cluster;
+      out.size_max = 2 * out.create.size;
       out.hot_bytes = 0;
       out.granularity = cluster;
       out.io_max = cluster * between(rng, 1, 2);

@@ -47,7 +47,7 @@ class Unpacker {
   ~Unpacker();  // asserted: nothing is under way
 
   // True: it was at hand, and `part.into` is filled. False: part.done will be called; kIo if the blob cannot
-  // be read or is damaged. `aside`: decode on the worker thread, for it is one of many.
+  // be read, kCorrupt if it is damaged. `aside`: decode on the worker thread, for it is one of many.
   bool want(Unpack& part, bool aside);
   void forget(Pcn container);
 
