@@ -191,7 +191,7 @@ def truncated_segment(sandbox):
 
 
 def flipped_journal(sandbox):
-    """A block of what a crash left to be read: a hole in durable history, or its damaged end; no torn tail."""
+    """A block of what a crash left to be read: a hole in durable history, or its end; no torn tail."""
     damage(sandbox, lambda file: flip(file, [JOURNAL + 8]), "journal", crash=True)
 
 

@@ -1,36 +1,13 @@
 #pragma once
 // For tests: an agent's memory without its disks. Speaks the real protocol's messages; creates nothing.
 #include <cstdint>
-#include <cstdlib>
-#include <filesystem>
 #include <map>
 #include <string>
 
+#include "control/scratch_directory.h"
 #include "foreshadow/v1/agent.pb.h"
 
 namespace foreshadow::control {
-
-// A directory that is gone after the test.
-class ScratchDirectory {
- public:
-  ScratchDirectory(ScratchDirectory&& other) noexcept : path_(std::move(other.path_)) { other.path_.clear(); }
-  ScratchDirectory& operator=(ScratchDirectory&& other) noexcept {
-    std::swap(path_, other.path_);
-    return *this;
-  }
-  ScratchDirectory() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "foreshadow-XXXXXX").string();
-    path_ = ::mkdtemp(pattern.data());
-  }
-  ~ScratchDirectory() {
-    std::error_code ec;
-    if (!path_.empty()) std::filesystem::remove_all(path_, ec);
-  }
-  std::string path(const std::string& name) const { return path_ + "/" + name; }
-
- private:
-  std::string path_;
-};
 
 // Answers each intent once, and a repeated one with the same answer, as api/foreshadow/v1/agent.proto
 // demands.

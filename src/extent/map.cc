@@ -50,6 +50,21 @@ void Map::store(Entry& entry, const Mapping& mapping) {
   entry = {kPcnEnd + index, 0, Pack{}};
 }
 
+bool Map::add_first(Lcn lcn, Pcn pcn, uint16_t mask) {
+  ASSERT(lcn.v < clusters_ && pcn.v != 0 && pcn.v < kPcnEnd && mask != 0);
+  Slot& slot = directory_[lcn.v / kLeafEntries];
+  if (slot.leaf == nullptr && slot.linear != 0) return false;
+  Leaf& leaf = leaf_for_write(slot);
+  Entry& entry = leaf.entries[lcn.v % kLeafEntries];
+  if (entry.pcn != 0) return false;
+  entry = {pcn.v, mask, 0};
+  ++leaf.used;
+  ++mapped_clusters_;
+  mapped_sub_blocks_ += static_cast<uint64_t>(std::popcount(mask));
+  if (mask == kFullMask && ++leaf.full == kLeafEntries) settle(slot);
+  return true;
+}
+
 void Map::set(Lcn lcn, const Mapping& mapping) {
   ASSERT(lcn.v < clusters_);
   ASSERT((mapping.mask_a & mapping.mask_b) == 0 && (mapping.a.v != 0 || mapping.b.v == 0));

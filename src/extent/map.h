@@ -73,6 +73,14 @@ class Map {
   // `count` clusters from `first`, until now empty, lie whole in a run from `pcn`: takes memory only at the
   // run's ends. False, with part of it done, if one of them is not empty.
   bool fill_linear(Lcn first, Pcn pcn, uint32_t count);
+  // As set() of a cluster that has no owner yet, with one raw one: the short way, for loading tables. False,
+  // and nothing changes, if it has one.
+  bool add_first(Lcn lcn, Pcn pcn, uint16_t mask);
+  // Asks the processor for the entry: what is loaded next lies all over the map.
+  void prefetch(Lcn lcn) const {
+    const Slot& slot = directory_[lcn.v / kLeafEntries];
+    if (slot.leaf != nullptr) __builtin_prefetch(&slot.leaf->entries[lcn.v % kLeafEntries], 1);
+  }
   // The first cluster at or after `from` whose directory slot is not empty; clusters() if none. Skips
   // unmapped tebibytes fast.
   Lcn next_populated(Lcn from) const;

@@ -8,6 +8,7 @@
 #include "base/limits.h"
 #include "base/names.h"
 #include "extent/journal.h"
+#include "extent/table_load.h"
 #include "extent/table_page.h"
 #include "io/buffer.h"
 
@@ -26,57 +27,6 @@ io::Task<Status> read_range(io::File& file, uint64_t offset, std::span<std::byte
     done += length;
   }
   co_return Status{};
-}
-
-// Puts a member of a container below what the map has of its cluster: nothing, or an overlay.
-bool add_member(Map& map, Pcn pcn, const Container::Member& member) {
-  if (member.lcn.v >= map.clusters() || !member.pack.is_valid()) return false;
-  Mapping mapping = map.get(member.lcn);
-  if (mapping.is_squeezed() || mapping.b.v != 0 || mapping.mask_a == kFullMask) return false;
-  if (mapping.a.v == 0) {
-    map.set(member.lcn, {pcn, Pcn(0), kFullMask, 0, member.pack, Pack{}});
-    return true;
-  }
-  mapping.b = pcn;
-  mapping.mask_b = static_cast<uint16_t>(~mapping.mask_a);
-  mapping.pack_b = member.pack;
-  map.set(member.lcn, mapping);
-  return true;
-}
-
-bool add_container(Recovered& volume, Pcn pcn, const TableEntry& entry) {
-  Container container;
-  if (!Container::from_table_entry(entry, container)) return false;
-  std::array<Container::Member, kMembers> members;
-  const uint32_t count = container.members(members);
-  for (uint32_t i = 0; i < count; ++i) {
-    if (!add_member(volume.map, pcn, members[i])) return false;
-    if (!volume.containers.add(pcn, members[i].lcn, members[i].pack)) return false;
-  }
-  return true;
-}
-
-// Puts one table entry into the map. False if the volume cannot hold it.
-bool add_entry(Recovered& volume, Pcn pcn, const TableEntry& entry) {
-  if (entry.is_container()) return add_container(volume, pcn, entry);
-  Map& map = volume.map;
-  if (entry.lcn.v >= map.clusters() || entry.kind != 0) return false;
-  Mapping mapping = map.get(entry.lcn);
-  if (!mapping.pack_a.is_raw() && entry.mask != kFullMask) {  // an overlay, met after what it lies above
-    map.set(entry.lcn,
-            {pcn, mapping.a, entry.mask, static_cast<uint16_t>(~entry.mask), Pack{}, mapping.pack_a});
-    return true;
-  }
-  if ((mapping.mask() & entry.mask) != 0 || mapping.b.v != 0) return false;
-  if (mapping.a.v == 0) {
-    mapping.a = pcn;
-    mapping.mask_a = entry.mask;
-  } else {
-    mapping.b = pcn;
-    mapping.mask_b = entry.mask;
-  }
-  map.set(entry.lcn, mapping);
-  return true;
 }
 
 // The state of one recovery, a step a method.
@@ -402,6 +352,9 @@ class Recovery {
     if (!best) return {};
     ++out_->table_pages;
     digest_ += page_digest(segment.row.pcn_base, page, best->page.checkpoint, best->crc);
+    for (const TableEntry& entry : best->page.entries) {
+      if (entry.mask != 0 && entry.lcn.v < out_->map.clusters()) out_->map.prefetch(entry.lcn);
+    }
     for (uint32_t i = 0; i < kTableEntries; ++i) {
       const TableEntry& entry = best->page.entries[i];
       if (entry.mask == 0) continue;
@@ -592,14 +545,16 @@ class Recovery {
   }
 
   Status take(Pcn pcn, Lcn lcn) {
-    const auto owner =
-        std::find_if(out_->segments.begin(), out_->segments.end(), [&](const RecoveredSegment& s) {
-          return pcn >= s.row.pcn_base && pcn.v - s.row.pcn_base.v < s.row.clusters;
-        });
+    const auto owns = [&](const RecoveredSegment& s) {
+      return pcn >= s.row.pcn_base && pcn.v - s.row.pcn_base.v < s.row.clusters;
+    };
+    auto owner = out_->segments.begin() + static_cast<ptrdiff_t>(last_owner_);  // most likely
+    if (!owns(*owner)) owner = std::find_if(out_->segments.begin(), out_->segments.end(), owns);
     if (owner == out_->segments.end()) {
       return fail(Code::kCorrupt,
                   fmt::format("cluster {} lies at {}, in no segment of the volume", lcn.v, pcn.v));
     }
+    last_owner_ = static_cast<size_t>(owner - out_->segments.begin());
     if (!owner->allocator.take(pcn)) {
       return fail(Code::kCorrupt,
                   fmt::format("physical cluster {} has two owners, one of them cluster {}", pcn.v, lcn.v));
@@ -617,33 +572,11 @@ class Recovery {
   io::Buffer ring_;
   std::vector<Record> records_;
   uint64_t digest_ = 0;
+  size_t last_owner_ = 0;  // of the cluster that was taken last
   std::string damaged_;
 };
 
 }  // namespace
-
-io::Task<Result<Label>> read_label(io::File& file, std::string* blemish) {
-  const io::Buffer copies(size_t{kLabelCopies} * kMetaBlock);
-  if (file.size() < copies.size()) {
-    // Its creation was cut short: nothing can have been stored in it.
-    co_return fail(Code::kNotFound,
-                   fmt::format("a segment of {} bytes is too short for a label", file.size()));
-  }
-  const int result = co_await io::read(file, 0, copies.span());
-  if (result < 0) co_return fail_errno(result, "cannot read the label");
-  auto first = decode_label(copies.span().first(kMetaBlock), Layout::label_offset(0));
-  auto second = decode_label(copies.span().subspan(kMetaBlock), Layout::label_offset(1));
-  if (!first && !second) {
-    if (first.error().code == Code::kNotFound) co_return second;
-    co_return first;
-  }
-  if (!first || !second || *first != *second) {
-    *blemish = fmt::format("one of the two labels of segment {} is damaged",
-                           (first ? first : second)->segment.str());
-  }
-  if (first) co_return first;
-  co_return second;
-}
 
 io::Task<Result<std::unique_ptr<Recovered>>> recover(std::vector<io::File*> files, size_t base) {
   Recovery recovery(std::move(files), base);

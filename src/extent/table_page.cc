@@ -56,8 +56,10 @@ uint32_t encode_page(const TablePage& page, std::span<std::byte> block) {
 Result<std::optional<PlaceContent>> decode_page(std::span<const std::byte> block, const Uuid& volume,
                                                 const Uuid& segment, uint32_t page, Pcn pcn_base) {
   if (all_zero(block)) return std::nullopt;
-  const std::string where = fmt::format("table page {} of segment {}", page, segment.str());
-  TRY(check_block(block, kMagic, kCrcAt, where));
+  // Made only for an error: a large volume has many pages.
+  const auto where = [&] { return fmt::format("table page {} of segment {}", page, segment.str()); };
+  if (!is_sealed(block, kMagic, kCrcAt))
+    return tl::unexpected(check_block(block, kMagic, kCrcAt, where()).error());
   PlaceContent out;
   DiskReader in(block);
   in.skip(kMagic.size() + 4);
@@ -72,7 +74,7 @@ Result<std::optional<PlaceContent>> decode_page(std::span<const std::byte> block
   if (!std::equal(volume_raw.begin(), volume_raw.end(), volume.bytes.begin()) ||
       !std::equal(segment_raw.begin(), segment_raw.end(), segment.bytes.begin()) || out.page.page != page ||
       out.page.pcn_base != pcn_base) {
-    return fail(Code::kCorrupt, fmt::format("{}: it belongs elsewhere (page {}, clusters from {})", where,
+    return fail(Code::kCorrupt, fmt::format("{}: it belongs elsewhere (page {}, clusters from {})", where(),
                                             out.page.page, out.page.pcn_base.v));
   }
   for (TableEntry& entry : out.page.entries) {
