@@ -17,6 +17,8 @@ FIRST_TOUCH_SECONDS = 60  # a slow disk does not get through all of it
 SMALL = {"bs": "4k", "iodepth": 32, "norandommap": True, "time_based": True}
 LARGE = {"bs": "1m", "iodepth": 8, "time_based": True}
 OURS, NBDKIT, QCOW2 = "foreshadow", "nbdkit -t4 file", "qemu-nbd qcow2"
+RAW, MANY = "foreshadow-bench-raw", "16 segments"
+SEGMENTS = 16
 CHECKED = ("chk read", "chk write")  # of a volume with data checksums
 LARGE_KINDS = ("read", "write", "randread", "randwrite")
 
@@ -88,7 +90,11 @@ class Bench:
             raw.truncate(self.size)
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", self.path("qcow2"), str(self.size)],
                        check=True, timeout=60)
+        with open(self.path("plain"), "wb") as plain:
+            os.posix_fallocate(plain.fileno(), 0, self.size)
         starts = [lambda: self.foreshadow("mapped", self.size, self.size),
+                  lambda: servers.raw(self.directory, "plain"),
+                  self.many_segments,
                   lambda: servers.nbdkit(self.directory, self.path("raw")),
                   lambda: servers.qemu_nbd(self.directory, self.path("raw"), "raw", cache, aio),
                   lambda: servers.qemu_nbd(self.directory, self.path("qcow2"), "qcow2", cache, aio)]
@@ -107,11 +113,23 @@ class Bench:
         server.create_volume("bench", size, primary, *flags)
         return server
 
+    def many_segments(self):
+        """A volume whose data will lie in SEGMENTS segments, one filled after the other."""
+        backing = self.size // SEGMENTS + self.size // SEGMENTS // 64 + 8 * MIB
+        directory = self.path("many")
+        os.makedirs(directory)
+        server = servers.Foreshadow(self.binary, directory, backing, MANY)
+        server.add_pool("spare", os.path.join(directory, "spare"), SEGMENTS * backing)
+        server.create_volume("bench", self.size, backing)
+        for _ in range(SEGMENTS - 1):
+            server.call("shadow", "grant", "bench", "--pool", "spare", "--size", str(backing))
+        return server
+
     def stop(self):
         for server in self.servers:
             server.stop()
         self.servers = []
-        for name in ("raw", "qcow2", "mapped", "touched", "checked"):
+        for name in ("raw", "plain", "qcow2", "mapped", "many", "touched", "checked"):
             path = self.path(name)
             shutil.rmtree(path) if os.path.isdir(path) else os.path.exists(path) and os.remove(path)
 

@@ -144,6 +144,21 @@ class Foreshadow(Server):
         self.process.wait()
 
 
+def bench_program(name):
+    """A program of bench/, built; its path."""
+    build = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "build", "release")
+    subprocess.run(["cmake", "--build", build, "--target", name], check=True, timeout=1200,
+                   stdout=subprocess.DEVNULL)
+    return os.path.join(build, "bench", name)
+
+
+def raw(directory, image):
+    """The NBD server of foreshadow, and nothing between it and the file `image` in `directory`."""
+    socket = os.path.join(directory, "bench-raw.sock")
+    return Server("foreshadow-bench-raw", [bench_program("foreshadow-bench-raw"), directory, image, socket],
+                  socket, export="raw")
+
+
 def nbdkit(directory, image):
     socket = os.path.join(directory, "nbdkit.sock")
     return Server("nbdkit -t4 file", ["nbdkit", "-f", "-t4", "-U", socket, "file", image], socket)

@@ -54,7 +54,7 @@ class ReceivePace {
 
  private:
   static constexpr uint32_t kPatienceMin = 8;
-  static constexpr uint32_t kPatienceMax = 1024;
+  static constexpr uint32_t kPatienceMax = 64;
   Nanos pause_{};
   uint32_t receives_ = 0;
   uint32_t patience_ = kPatienceMin;
