@@ -174,7 +174,7 @@ FlipResult flip_bits(uint64_t stride, uint64_t start) {
   for (const bool closed : {true, false}) {
     Flipper flipper(closed, result);
     flipper.expect_sound();
-    for (uint64_t bit = start; bit < flipper.bits(); bit += stride) {
+    for (uint64_t bit = start; bit < flipper.bits() && result.violation.empty(); bit += stride) {
       flipper.flip(bit);
     }
   }
