@@ -148,7 +148,7 @@ class ScriptedAgent {
     volume.set_size(action.size());
     volume.set_pool(action.pool());
     volume.set_redirect(action.redirect());
-    volume.set_squeeze(action.squeeze());
+    if constexpr (requires { action.squeeze(); }) volume.set_squeeze(action.squeeze());
     volume.set_uri("nbd+unix:///" + action.name());
     // The primary's UUID is the agent's to choose.
     add_segment(volume, action.volume_id(), action.pool(), action.primary_size());
