@@ -65,6 +65,21 @@ BAD_WORDS = [
     (1, "shadow grant good --size 1MiB", ["1MiB", "8MiB"]),
     (1, "shadow grant good --size 64MiB --pool tiny", ["64MiB", "tiny"]),
     (1, "shadow merge good --segment 63", ["63", "good"]),
+    (1, "shadow fold nothere", ['"nothere"', "good"]),
+    (1, "shadow fold good 63", ["63", "good", "there are:"]),
+    (2, "shadow fold good first", ["first"]),
+    (2, "shadow drain good", ["SEGMENT"]),
+    (1, "shadow drain good 0", ["primary", "volume shrink good"]),
+    (1, "shadow drain good 63", ["63", "good", "there are:"]),
+    (2, "volume shrink good", ["--to", "--auto"]),
+    (2, "volume shrink good --to 1GiB --auto", ["--to", "--auto"]),
+    (2, "volume shrink good --to small", ['"small"', "expected"]),
+    (1, "volume shrink good --to 4KiB", ["4KiB", "expected at least", "trim"]),
+    (1, "volume shrink nothere --auto", ['"nothere"', "good"]),
+    (2, "volume set good --merge swallow", ['"swallow"', "adopt or fold"]),
+    (2, "volume set good --reclaim maybe", ['"maybe"', "on or off"]),
+    (1, "volume set good --reclaim-after 100000h", ["at most"]),
+    (1, "volume set nothere --reclaim on", ['"nothere"', "good"]),
     (1, "pool add other --dir /nonexistent/foreshadow", ["/nonexistent/foreshadow"]),
     (1, "pool add default --dir /tmp", ['"default"', "exists already"]),
     (1, "pool add x --dir /tmp --capacity 1MiB", ["1MiB", "8MiB"]),
@@ -336,8 +351,10 @@ def malformed_nbd(sandbox):
 
 VOLUME = {"id": str, "name": str, "size": int, "capacity": int, "used": int, "data": int, "holds": int,
           "held_now": int, "hold_us_max": int, "failed_writes": int, "redirect": str, "read_only_reason": str,
-          "pool": str, "agent_id": str, "uri": str, "segments": list}
-SEGMENT = {"id": int, "uuid": str, "role": str, "state": str, "pool": str, "capacity": int, "used": int}
+          "pool": str, "agent_id": str, "uri": str, "segments": list, "merge": str, "reclaim": bool}
+SEGMENT = {"id": int, "uuid": str, "role": str, "state": str, "pool": str, "capacity": int, "used": int,
+           "backing": int}
+PLAN = {"steps": list, "capacity_before": int, "capacity_after": int, "target": int, "sentence": str}
 FORECAST = {"time_to_full_p50_s": (int, float), "time_to_full_p95_s": (int, float),
             "growth_bytes_per_s": (int, float), "lead_time_p99_s": (int, float), "samples": int,
             "free_bytes": int}
@@ -366,8 +383,9 @@ def json_output(sandbox):
     granted = server.cli("shadow", "grant", "db", "--size", "16MiB", "--pool", "default")
     merged = server.cli("shadow", "merge", "db")
     shown, listed = volume.show(), server.cli("volume", "list")
+    way_back = the_way_back(server, volume)
     for what, value in (("create", made), ("grant", granted), ("merge", merged), ("show", shown),
-                        ("list", listed[0])):
+                        ("list", listed[0]), *way_back.items()):
         expect_fields(f"volume of {what}", VOLUME, value)
         for segment in value["segments"]:
             expect_fields(f"segment of {what}", SEGMENT, segment)
@@ -404,6 +422,28 @@ def json_output(sandbox):
     assert server.cli("volume", "list") == []
     server.stop()
     offline(server)
+
+
+def the_way_back(server, volume):
+    """What the commands print that give segments back, and how the volume is afterwards as it was before."""
+    before = {s["uuid"] for s in volume.show()["segments"]}
+    out = {}
+    for command in ("fold", "drain"):
+        granted = server.cli("shadow", "grant", "db", "--size", "16MiB", "--pool", "default")
+        number = max(s["id"] for s in granted["segments"])
+        server.cli("shadow", "merge", "db", "--segment", number)
+        out[command] = server.cli("shadow", command, "db", number)
+        assert {s["uuid"] for s in out[command]["segments"]} == before, out[command]["segments"]
+    shrunk = server.cli("volume", "shrink", "db", "--to", "900MiB", "--plan")
+    expect_fields("shrink", PLAN, shrunk["plan"])
+    assert shrunk["plan"]["steps"] == [], shrunk["plan"]
+    out["shrink"] = shrunk["volume"]
+    words = ["--merge", "fold", "--reclaim", "on", "--reclaim-after", "1h"]
+    out["set"] = server.cli("volume", "set", "db", *words)
+    assert (out["set"]["merge"], out["set"]["reclaim"], out["set"]["reclaim_hold_s"]) == ("fold", True, 3600)
+    out["set again"] = server.cli("volume", "set", "db", "--merge", "adopt", "--reclaim", "off")
+    assert out["set again"]["reclaim_hold_s"] == 3600, out["set again"]
+    return out
 
 
 def offline(server):

@@ -3,7 +3,6 @@ import errno
 import os
 import random
 import subprocess
-import threading
 import time
 
 import stamps
@@ -33,34 +32,6 @@ def wait_for_agent(control):
             events.wait()
 
 
-class Load:
-    """The writer at full speed in a thread of its own; leaving the block stops it and tells what it met."""
-
-    def __init__(self, volume, ledger):
-        self.writer = stamps.Writer(volume, ledger, SEED)
-        self.wanted_end = threading.Event()
-        self.failure = None
-        self.thread = threading.Thread(target=self._run, daemon=True)
-
-    def _run(self):
-        try:
-            self.writer.run(until=self.wanted_end.is_set)
-        except AssertionError as failure:
-            self.failure = failure
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.wanted_end.set()
-        self.thread.join()
-        self.writer.close()
-        if self.failure is not None:
-            raise self.failure
-        assert not self.writer.gone, "the agent closed the connection"
-
-
 def merge_all(volume):
     """By hand until every shadow is warm or merged: the cycle can be completed."""
     for _ in range(64):
@@ -71,23 +42,25 @@ def merge_all(volume):
     raise AssertionError(f"the shadows do not become merged: {shown['segments']}")
 
 
-def kill_during(sandbox, command, arguments):
+def kill_during(sandbox, command, arguments, prepare=lambda volume: None, merged=3):
     """Kills control at a random instant of what `command` starts, many times, under a busy writer."""
     print(f"FORESHADOW_SEED={SEED}", flush=True)
     chance = random.Random(SEED)
     control, agent = pair(sandbox)
-    volume = agent.small_volume(shadows=3)
+    # Where shadows are released, policy backs all of the volume and no more: the primary has room to grow.
+    small = {"size": "256MiB", "pool_size": "512MiB"} if merged == 0 else {}
+    volume = agent.small_volume(shadows=3, **small)
     ledger = stamps.Ledger(REGION // stamps.SECTOR)
     known = set()
-    with Load(volume, ledger) as load:
+    with stamps.Load(volume, ledger, SEED) as load:
         for _ in range(ITERATIONS):
-            if command == "merge":
-                volume.grant("8MiB", ok=False)
+            prepare(volume)
             known |= {s["uuid"] for s in volume.show()["segments"] if s["state"] != "granted"}
-            words = [BINARY, "--state", str(control.state), "shadow", command, volume.name, *arguments]
+            words = [BINARY, "--state", str(control.state), "shadow", command, volume.name,
+                     *arguments(volume)]
             asking = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                       preexec_fn=support.die_with_parent)
-            time.sleep(chance.uniform(0.01, 0.08))  # the random instant
+            time.sleep(chance.uniform(0.01, 0.08 if merged > 0 else 0.3))  # the random instant
             control.kill()
             asking.wait(timeout=support.DEADLINE)
             control.start()
@@ -96,9 +69,12 @@ def kill_during(sandbox, command, arguments):
     volume.check()
     wait_until_settled(control, volume)
     merge_all(volume)
-    shown = volume.expect_well(merged=3, holds=None)
-    lost = known - {s["uuid"] for s in shown["segments"]}
-    assert not lost, f"shadows that were attached are gone: {lost}"
+    shown = volume.expect_well(merged=merged, holds=None)
+    gone = known - {s["uuid"] for s in shown["segments"]}
+    if merged > 0:
+        assert not gone, f"shadows that were attached are gone: {gone}"
+    else:
+        assert len(gone) >= 3, f"of {len(known)} shadows only {len(gone)} were released"
     assert shown["failed_writes"] == 0
     handle = support.connect(volume)
     ledger.verify_volume(handle)
@@ -109,15 +85,37 @@ def kill_during(sandbox, command, arguments):
 
 def wait_until_settled(control, volume):
     volume.wait_for(lambda shown: control.cli("status")["pending_intents"] == 0 and
-                    all(s["state"] not in ("granted", "merging", "sealed") for s in shown["segments"]))
+                    all(s["state"] not in ("granted", "merging", "sealed", "folding", "draining")
+                        for s in shown["segments"]))
 
 
 def control_redirect(sandbox):
-    kill_during(sandbox, "grant", ["--size", "8MiB", "--pool", "default"])
+    kill_during(sandbox, "grant", lambda volume: ["--size", "8MiB", "--pool", "default"])
 
 
 def control_merge(sandbox):
-    kill_during(sandbox, "merge", [])
+    kill_during(sandbox, "merge", lambda volume: [], prepare=lambda volume: volume.grant("8MiB", ok=False))
+
+
+def make_room(volume):
+    """One more merged shadow than before, with room for what another holds."""
+    volume.grant("32MiB", ok=False)
+    volume.merge(ok=False)
+
+
+def oldest_shadow(volume):
+    """The oldest that is part of the volume, or one that is not there."""
+    ids = [s["id"] for s in volume.show()["segments"] if s["id"] != 0 and s["state"] == "merged"]
+    return [str(min(ids, default=9999))]
+
+
+def control_fold(sandbox):
+    """A fold goes on without control, which learns of its end, and nothing stays behind in the pools."""
+    kill_during(sandbox, "fold", oldest_shadow, prepare=make_room, merged=0)
+
+
+def control_drain(sandbox):
+    kill_during(sandbox, "drain", oldest_shadow, prepare=make_room, merged=0)
 
 
 def control_away(sandbox):
@@ -264,5 +262,6 @@ def database_lost(sandbox):
 
 if __name__ == "__main__":
     support.main({"control_redirect": control_redirect, "control_merge": control_merge,
+                  "control_fold": control_fold, "control_drain": control_drain,
                   "control_away": control_away, "wall_without_control": wall_without_control,
                   "wall_until_control": wall_until_control, "database_lost": database_lost})

@@ -66,6 +66,88 @@ def kill9(sandbox):
     server.stop()
 
 
+class Mover(threading.Thread):
+    """Has what the writer has filled folded or drained, and kills the server while that is under way."""
+
+    def __init__(self, server, volume, way, chance):
+        super().__init__(daemon=True)
+        self.server, self.volume, self.way = server, volume, way
+        self.rest, self.target, self.failure = chance.uniform(0, 0.15), None, None
+
+    def run(self):
+        try:
+            self.move()
+        except Exception as failure:  # whatever it is, the writer waits for the kill
+            self.failure = failure
+        self.server.process.kill()
+
+    def move(self):
+        self.volume.wait_for(lambda shown: shown["used"] > 40 * MIB)
+        self.volume.merge()
+        self.target = min(s["id"] for s in self.volume.show()["segments"] if s["id"] != 0)
+        if self.way == "drain":  # into another that has room
+            granted = self.volume.grant("96MiB")["segments"]
+            for segment in granted:
+                if segment["state"] == "warm":
+                    self.server.cli("shadow", "merge", self.volume.name, "--segment", segment["id"])
+        with support.Events(self.server) as events:
+            words = [support.BINARY, "--state", str(self.server.state), "shadow", self.way, self.volume.name]
+            asking = subprocess.Popen([*words, str(self.target)], stdout=subprocess.DEVNULL,
+                                      stderr=subprocess.DEVNULL, preexec_fn=support.die_with_parent)
+            events.wait_for("shadow.folding" if self.way == "fold" else "segment.draining", self.volume.name)
+            time.sleep(self.rest)  # the random instant
+            self.server.process.kill()
+            asking.wait(timeout=support.DEADLINE)
+
+
+def judge(server, volume, ledger):
+    server.start()
+    handle = support.connect(volume)
+    ledger.verify_volume(handle)
+    handle.shutdown()
+    volume.check()
+
+
+def kill9_moves(sandbox):
+    """Killed while a shadow is folded or drained, and again while the next start goes on with that."""
+    support.libnbd()
+    print(f"FORESHADOW_SEED={SEED}", flush=True)
+    chance = random.Random(SEED)
+    server = sandbox.up()
+    totals = {"kills": 0, "writes acknowledged": 0, "in flight at a kill": 0, "gone on with after a kill": 0}
+    for cycle in range(max(2, CYCLES // 3)):  # of two kills each
+        redirect = chance.choice(("allocating", "all"))
+        volume = server.small_volume(f"db-{cycle}", shadows=0, size="128MiB", pool_size="512MiB",
+                                     redirect=redirect)
+        ledger = stamps.Ledger(REGION // stamps.SECTOR)
+        mover = Mover(server, volume, "fold" if cycle % 2 == 0 else "drain", chance)
+        for killer in (mover, threading.Timer(chance.uniform(0, 0.1), lambda: server.process.kill())):
+            writer = stamps.Writer(volume, ledger, chance.getrandbits(32))
+            killer.start()
+            writer.run(until=lambda: False)
+            killer.join()
+            server.process.wait()
+            totals["in flight at a kill"] += writer.in_flight()
+            writer.close()
+            assert mover.failure is None, mover.failure
+            judge(server, volume, ledger)
+            totals["kills"] += 1
+        volume.wait_for(lambda shown: all(s["id"] != mover.target for s in shown["segments"]))
+        volume.expect_well(merged=0, holds=None)
+        judge_again = support.connect(volume)
+        ledger.verify_volume(judge_again)
+        judge_again.shutdown()
+        totals["writes acknowledged"] += ledger.acknowledged
+        server.cli("volume", "rm", volume.name)
+        left = list(sandbox.path.glob("**/*.seg"))
+        assert not left, f"the removed volume left {left}"
+    # What the agent says when it comes up and finds a segment half way out.
+    totals["gone on with after a kill"] = server.log().count("going on with the release of segment")
+    print(json.dumps(totals))
+    assert totals["gone on with after a kill"] > 0, totals
+    server.stop()
+
+
 def kill9_fio(sandbox):
     """The same with fio as the writer; its own verification after the last restart."""
     need("fio")
@@ -96,4 +178,4 @@ def kill9_fio(sandbox):
 
 
 if __name__ == "__main__":
-    support.main({"kill9": kill9, "kill9_fio": kill9_fio})
+    support.main({"kill9": kill9, "kill9_moves": kill9_moves, "kill9_fio": kill9_fio})

@@ -8,6 +8,7 @@ acknowledged flush covered or anything issued since, and nothing else.
 import random
 import select
 import struct
+import threading
 import time
 
 import support
@@ -242,3 +243,31 @@ class Writer:
             if content != (ZERO if sequence <= 0 else stamp(sector, sequence)):
                 raise AssertionError(f"while it serves, {self.ledger.describe(sector, content)}; "
                                      f"the last acknowledged was {sequence}")
+
+
+class Load:
+    """The writer at full speed in a thread of its own; leaving the block stops it and tells what it met."""
+
+    def __init__(self, volume, ledger, seed):
+        self.writer = Writer(volume, ledger, seed)
+        self.wanted_end = threading.Event()
+        self.failure = None
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self):
+        try:
+            self.writer.run(until=self.wanted_end.is_set)
+        except AssertionError as failure:
+            self.failure = failure
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.wanted_end.set()
+        self.thread.join()
+        self.writer.close()
+        if self.failure is not None:
+            raise self.failure
+        assert not self.writer.gone, "the agent closed the connection"

@@ -197,11 +197,12 @@ class Server:
         self.cli("volume", "create", name, "--size", size, "--primary", primary, *words)
         return Volume(self, name)
 
-    def small_volume(self, name="db", size="1GiB", shadows=4, **options):
+    def small_volume(self, name="db", size="1GiB", shadows=4, pool_size="80MiB", **options):
         """A volume that has to grow: 16 MiB of primary, policy's first shadow of 64 MiB (its pool has room
-        for no other) and some of 16 MiB granted by hand from another pool, all of them warm."""
+        for no other, unless it is made larger) and some of 16 MiB granted by hand from another pool, all of
+        them warm."""
         pool = f"of-{name}"
-        self.pool(pool, "80MiB")
+        self.pool(pool, pool_size)
         volume = self.create(name, size=size, pool=pool, **options)
         volume.wait_for(lambda shown: any(s["state"] == "warm" for s in shown["segments"]))
         for _ in range(shadows):

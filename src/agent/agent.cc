@@ -144,8 +144,9 @@ io::Task<Status> RunningAgent::stop() {
     co_await join;
     session_.reset();
   }
-  // A pass may go on for long; it is asked for again, and goes on, when the agent is back.
+  // They may go on for long; they are asked for again, and go on, when the agent is back.
   for (const auto& [id, host] : volumes_.hosts()) host->stop_squeezing();
+  volumes_.stop_jobs();
   const Status finished = co_await intents_.finish();
   if (refreshing_) co_await refreshed_;
   // The drain waits for requests in flight; closing the volumes fails those that wait at the wall.

@@ -36,6 +36,7 @@ Result<VolumeSpec> parse_spec(const Action& action) {
   spec.pool = action.pool();
   spec.hold_timeout_ms = action.hold_timeout_ms();
   if (action.has_backpressure()) spec.backpressure = action.backpressure();
+  spec.policy = action.policy();
   switch (action.redirect()) {
     case v1::REDIRECT_MODE_UNSPECIFIED:
     case v1::REDIRECT_MODE_ALLOCATING:
@@ -169,6 +170,18 @@ io::Task<v1::Ack> IntentRunner::run(v1::Intent intent) {
       status = co_await squeeze_shadow(intent.squeeze_shadow(), &ack);
       changes_pools = false;
       break;
+    case v1::Intent::kFoldShadow:
+      volume = intent.fold_shadow().volume_id();
+      status = co_await fold_shadow(intent.fold_shadow());
+      break;
+    case v1::Intent::kDrainSegment:
+      volume = intent.drain_segment().volume_id();
+      status = co_await drain_segment(intent.drain_segment());
+      break;
+    case v1::Intent::kResizeSegment:
+      volume = intent.resize_segment().volume_id();
+      status = co_await resize_segment(intent.resize_segment());
+      break;
     case v1::Intent::kCheckVolume:
       volume = intent.check_volume().volume_id();
       status = co_await check_volume(intent.check_volume(), &ack);
@@ -268,7 +281,9 @@ io::Task<Status> IntentRunner::set_volume(v1::Intent::SetVolume action) {
   if (!id) co_return tl::unexpected(id.error());
   const Status set = co_await volumes_.set_wall(*id, action.hold_timeout_ms(),
                                                 action.has_backpressure() ? &action.backpressure() : nullptr);
-  co_return set;
+  if (!set || !action.has_policy()) co_return set;
+  const Status decided = co_await volumes_.set_policy(*id, action.policy());
+  co_return decided;
 }
 
 io::Task<Status> IntentRunner::delete_volume(v1::Intent::DeleteVolume action) {
@@ -352,6 +367,33 @@ io::Task<Status> IntentRunner::squeeze_shadow(v1::Intent::SqueezeShadow action, 
   out.set_alone(report->alone);
   out.set_busy(report->busy);
   co_return Status{};
+}
+
+io::Task<Status> IntentRunner::fold_shadow(v1::Intent::FoldShadow action) {
+  const auto volume = host(action.volume_id());
+  if (!volume) co_return tl::unexpected(volume.error());
+  const auto segment = parse_uuid(action.segment_uuid(), "segment_uuid");
+  if (!segment) co_return tl::unexpected(segment.error());
+  const Status folded = co_await (*volume)->fold_shadow(*segment);
+  co_return folded;
+}
+
+io::Task<Status> IntentRunner::drain_segment(v1::Intent::DrainSegment action) {
+  const auto volume = host(action.volume_id());
+  if (!volume) co_return tl::unexpected(volume.error());
+  const auto segment = parse_uuid(action.segment_uuid(), "segment_uuid");
+  if (!segment) co_return tl::unexpected(segment.error());
+  const Status drained = co_await (*volume)->drain_segment(*segment);
+  co_return drained;
+}
+
+io::Task<Status> IntentRunner::resize_segment(v1::Intent::ResizeSegment action) {
+  const auto volume = host(action.volume_id());
+  if (!volume) co_return tl::unexpected(volume.error());
+  const auto segment = parse_uuid(action.segment_uuid(), "segment_uuid");
+  if (!segment) co_return tl::unexpected(segment.error());
+  const Status resized = co_await (*volume)->resize_segment(*segment, action.size());
+  co_return resized;
 }
 
 }  // namespace foreshadow::agent

@@ -75,6 +75,9 @@ v1::Metrics Telemetry::take(const std::map<Uuid, std::shared_ptr<VolumeHost>>& h
     }
     metrics.set_checksum_errors(stats.checksum_errors);
     *metrics.mutable_scrub() = host->report().scrub();
+    metrics.set_leaving(leaving_capacity(host->volume()));
+    v1::Job job;
+    if (report_job(host->volume(), &job)) *metrics.mutable_job() = std::move(job);
     after.emplace(id, stats);
   }
   before_ = std::move(after);  // and so forgets volumes that are gone

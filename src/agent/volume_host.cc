@@ -21,7 +21,8 @@ VolumeHost::VolumeHost(Catalog& catalog, Clock clock, EventSink& sink, std::uniq
       volume_(std::move(volume)),
       whereabouts_(std::move(whereabouts)),
       shadows_(catalog.loop()),
-      checks_(catalog.loop()) {
+      checks_(catalog.loop()),
+      jobs_(catalog.loop()) {
   volume_->set_listener(this);
 }
 
@@ -40,10 +41,15 @@ Status VolumeHost::not_closing() const {
   return fail(Code::kShutdown, fmt::format("volume {} is being closed", name()));
 }
 
+std::optional<volume::SegmentInfo> VolumeHost::find_segment(const Uuid& segment) const {
+  for (const volume::SegmentInfo& info : volume_->segments()) {
+    if (info.uuid == segment) return info;
+  }
+  return std::nullopt;
+}
+
 bool VolumeHost::has_segment(const Uuid& segment) const {
-  const std::vector<volume::SegmentInfo> segments = volume_->segments();
-  return std::any_of(segments.begin(), segments.end(),
-                     [&](const auto& info) { return info.uuid == segment; });
+  return find_segment(segment).has_value();
 }
 
 io::Task<Status> VolumeHost::grant_shadow(Uuid segment, std::string pool, uint64_t size) {
@@ -152,6 +158,8 @@ io::Task<Status> VolumeHost::grow(uint64_t size) {
 
 io::Task<Status> VolumeHost::close() {
   closing_ = true;
+  stop_jobs();
+  const Gate::Turn jobs = co_await jobs_.enter();
   const Gate::Turn shadows = co_await shadows_.enter();
   const Gate::Turn checks = co_await checks_.enter();
   const Status closed = co_await volume_->close();

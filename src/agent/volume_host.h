@@ -1,6 +1,8 @@
 #pragma once
 // One served volume: the Volume, what is told of it, and its shadows' way in.
+#include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 
@@ -48,8 +50,25 @@ class VolumeHost final : private volume::Listener {
   // Durable and shown when it returns.
   io::Task<Status> grow(uint64_t size);
   io::Task<Result<extent::CheckReport>> check(bool repair);
+  void set_policy(v1::VolumePolicy policy) { whereabouts_.policy = std::move(policy); }
 
-  // Waits for the operations under way; then closes the volume. Further operations fail with kShutdown.
+  // Long work (volume_jobs.cc), one at a time, in the order it was asked for; grants, merges and activations
+  // go on meanwhile. A repeat of what is done succeeds; kShutdown if stop_jobs() comes first, and then a
+  // repeat, or resume_jobs() after the next start, goes on from there.
+  // Grows the primary in its pool by what is missing, folds the shadow into it, and gives the backing back.
+  io::Task<Status> fold_shadow(Uuid segment);
+  // Empties the segment into the others, and gives the backing back.
+  io::Task<Status> drain_segment(Uuid segment);
+  // To a backing of that many bytes: larger, if the pool has room, or smaller.
+  io::Task<Status> resize_segment(Uuid segment, uint64_t bytes);
+  // Begins what a crash has left: segments that are being folded, drained or released. Once, after the start;
+  // each keeps `self`, which is this host, until it is done.
+  void resume_jobs(const std::shared_ptr<VolumeHost>& self);
+  // Before an end: what runs stops soon, what waits does not begin.
+  void stop_jobs();
+
+  // Waits for the operations under way, and stops the long ones; then closes the volume. Further operations
+  // fail with kShutdown.
   io::Task<Status> close();
 
  private:
@@ -70,6 +89,19 @@ class VolumeHost final : private volume::Listener {
   // The fallible middle of grant_shadow: everything after the backing exists.
   io::Task<Status> attach(Uuid segment, std::unique_ptr<io::File> file);
 
+  // With the turn of jobs_.
+  io::Task<Status> fold_now(Uuid segment);
+  io::Task<Status> drain_now(Uuid segment);
+  io::Task<Status> resize_now(Uuid segment, uint64_t bytes);
+  uint64_t free_beside(const volume::SegmentInfo& leaving) const;
+  io::Task<Status> grow_primary(Uuid shadow, uint64_t margin);
+  void note_leaving(const Uuid& segment);
+  // The volume has let go of it.
+  io::Task<Status> return_backing(Uuid segment);
+  io::Task<Status> resume_job(Uuid segment, bool folds);
+  void resumed(const volume::SegmentInfo& segment, const Status& outcome);
+  std::optional<volume::SegmentInfo> find_segment(const Uuid& segment) const;
+
   Catalog& catalog_;
   Clock clock_;
   EventSink& sink_;
@@ -77,10 +109,13 @@ class VolumeHost final : private volume::Listener {
   Whereabouts whereabouts_;
   Gate shadows_;  // grants, merges and growth, one at a time; an activation never waits
   Gate checks_;
+  Gate jobs_;
   std::set<Uuid> activated_by_control_;
   uint64_t corrupt_told_ = 0;
+  uint64_t damaged_ = 0;                 // things found damaged; not all are named in the log
+  std::map<Uuid, std::string> leaving_;  // the pool of what long work was begun on
   bool closing_ = false;
-  uint64_t damaged_ = 0;  // things found damaged; not all are named in the log
+  bool jobs_stopped_ = false;
 };
 
 }  // namespace foreshadow::agent

@@ -41,6 +41,22 @@ v1::SegmentState to_api(extent::SegmentState state) {
   return v1::SEGMENT_STATE_UNSPECIFIED;
 }
 
+v1::JobKind to_api(volume::JobKind kind) {
+  switch (kind) {
+    case volume::JobKind::kFold:
+      return v1::JOB_KIND_FOLD;
+    case volume::JobKind::kDrain:
+      return v1::JOB_KIND_DRAIN;
+    case volume::JobKind::kResize:
+      return v1::JOB_KIND_RESIZE;
+    case volume::JobKind::kSqueeze:
+      return v1::JOB_KIND_SQUEEZE;
+    case volume::JobKind::kNone:
+      break;
+  }
+  return v1::JOB_KIND_UNSPECIFIED;
+}
+
 v1::RedirectMode to_api(extent::Redirect redirect) {
   return redirect == extent::Redirect::kAll ? v1::REDIRECT_MODE_ALL : v1::REDIRECT_MODE_ALLOCATING;
 }
@@ -91,6 +107,29 @@ void describe_wall(const volume::Volume& volume, v1::Volume* out) {
 
 }  // namespace
 
+uint64_t leaving_capacity(const volume::Volume& volume) {
+  uint64_t out = 0;
+  for (const volume::SegmentInfo& info : volume.segments()) {
+    const v1::SegmentState state = to_api(info.state);
+    const bool leaves = state == v1::SEGMENT_STATE_DRAINING || state == v1::SEGMENT_STATE_FOLDING;
+    out += leaves ? info.capacity : 0;
+  }
+  return out;
+}
+
+bool report_job(const volume::Volume& volume, v1::Job* out) {
+  const volume::JobInfo job = volume.job();
+  if (job.kind == volume::JobKind::kNone) return false;
+  out->set_kind(to_api(job.kind));
+  out->set_segment_uuid(job.segment.str());
+  for (const volume::SegmentInfo& info : volume.segments()) {
+    if (info.uuid == job.segment) out->set_segment_id(info.id.v);
+  }
+  out->set_moved(job.moved);
+  out->set_total(job.total);
+  return true;
+}
+
 v1::Volume make_report(const volume::Volume& volume, const Whereabouts& whereabouts) {
   const volume::Usage usage = volume.usage();
   const block::IoStats& stats = volume.stats();
@@ -100,6 +139,7 @@ v1::Volume make_report(const volume::Volume& volume, const Whereabouts& whereabo
   out.set_size(usage.size);
   out.set_capacity(usage.capacity);
   out.set_used(usage.used);
+  out.set_leaving(leaving_capacity(volume));
   out.set_data(usage.data);
   out.set_map_memory_bytes(usage.map_memory);
   out.set_squeeze(whereabouts.squeeze);
@@ -126,6 +166,9 @@ v1::Volume make_report(const volume::Volume& volume, const Whereabouts& whereabo
   out.set_read_only_reason(volume.read_only_reason());
   out.set_agent_id(whereabouts.agent_id);
   out.set_uri(whereabouts.uri);
+  *out.mutable_policy() = whereabouts.policy;
+  v1::Job job;
+  if (report_job(volume, &job)) *out.mutable_job() = std::move(job);
   for (const volume::SegmentInfo& info : volume.segments()) {
     v1::Segment& segment = *out.add_segments();
     segment.set_id(info.id.v);
@@ -136,6 +179,7 @@ v1::Volume make_report(const volume::Volume& volume, const Whereabouts& whereabo
     segment.set_state(to_api(info.state));
     segment.set_capacity(info.capacity);
     segment.set_used(info.used);
+    segment.set_backing(info.backing);
     if (info.role == extent::SegmentRole::kPrimary) out.set_pool(segment.pool());
   }
   return out;

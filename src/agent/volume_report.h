@@ -20,6 +20,7 @@ struct Whereabouts {
   std::string uri;                      // empty while it is not served
   std::map<Uuid, std::string> pool_of;  // by segment
   v1::SqueezeMode squeeze = v1::SQUEEZE_MODE_OFF;
+  v1::VolumePolicy policy;
 };
 
 v1::Volume make_report(const volume::Volume& volume, const Whereabouts& whereabouts);
@@ -36,10 +37,16 @@ io::Task<v1::Volume> survey(Catalog& catalog, std::vector<Backing> backings, std
 // A scrub's place in a note, and what a report says of a volume's scrub; `record` may be null.
 void put_point(const volume::ScrubPoint& point, uint64_t total, state::ScrubRecord& record);
 v1::Scrub make_scrub_report(const volume::Volume& volume, const state::VolumeRecord* record);
+// The capacity of the segments that are being emptied.
+uint64_t leaving_capacity(const volume::Volume& volume);
+// False, and `out` as it was, while nothing runs.
+bool report_job(const volume::Volume& volume, v1::Job* out);
+
 v1::CheckReport make_check_report(const extent::CheckReport& check);
 
 v1::SegmentRole to_api(extent::SegmentRole role);
 v1::SegmentState to_api(extent::SegmentState state);
+v1::JobKind to_api(volume::JobKind kind);
 v1::RedirectMode to_api(extent::Redirect redirect);
 
 // Where the exports are served on this machine.

@@ -11,6 +11,23 @@
 #include "extent/repair.h"
 
 namespace foreshadow::agent {
+namespace {
+
+void note_policy(const v1::VolumePolicy& policy, state::VolumeRecord* record) {
+  record->set_fold(policy.merge() == v1::MERGE_MODE_FOLD);
+  record->set_reclaim(policy.reclaim());
+  record->set_reclaim_hold_s(policy.reclaim_hold_s());
+}
+
+v1::VolumePolicy policy_of(const state::VolumeRecord& record) {
+  v1::VolumePolicy out;
+  out.set_merge(record.fold() ? v1::MERGE_MODE_FOLD : v1::MERGE_MODE_ADOPT);
+  out.set_reclaim(record.reclaim());
+  out.set_reclaim_hold_s(record.reclaim_hold_s());
+  return out;
+}
+
+}  // namespace
 
 VolumeSet::VolumeSet(Catalog& catalog, nbd::Server& server, EventSink& sink, Clock clock, Rng& rng,
                      NbdSocket nbd_socket)
@@ -115,6 +132,7 @@ io::Task<Status> VolumeSet::open_group(Uuid id, std::vector<Backing> backings) {
   }
   broken_.erase(id);
   log::info("volume {} is served", (*served)->name());
+  (*served)->resume_jobs(*served);
   co_return Status{};
 }
 
@@ -190,6 +208,7 @@ Result<std::shared_ptr<VolumeHost>> VolumeSet::serve(std::unique_ptr<volume::Vol
   const auto squeeze = record == nullptr ? 0 : static_cast<int>(record->squeeze());
   if (v1::SqueezeMode_IsValid(squeeze) && squeeze != v1::SQUEEZE_MODE_UNSPECIFIED)
     where.squeeze = static_cast<v1::SqueezeMode>(squeeze);
+  if (record != nullptr) where.policy = policy_of(*record);
   TRY(server_.add_export(name, *volume));
   const Uuid id = volume->id();
   auto host = std::make_shared<VolumeHost>(catalog_, clock_, sink_, std::move(volume), std::move(where));
@@ -253,6 +272,7 @@ io::Task<Result<std::shared_ptr<VolumeHost>>> VolumeSet::create(VolumeSpec spec)
     record.set_band_bytes(spec.backpressure->bytes());
     record.set_band_percent(spec.backpressure->percent());
   }
+  note_policy(spec.policy, &record);
   record.set_phase(state::VOLUME_PHASE_CREATING);
   const Status noted = co_await catalog_.put_record(record);
   if (!noted) co_return tl::unexpected(noted.error());
@@ -416,6 +436,24 @@ io::Task<Result<extent::CheckReport>> VolumeSet::repair_broken(Uuid id) {
   const Status opened = co_await open_group(id, backings);
   if (!opened) co_return tl::unexpected(opened.error());
   co_return out;
+}
+
+io::Task<Status> VolumeSet::set_policy(Uuid id, v1::VolumePolicy policy) {
+  const std::shared_ptr<VolumeHost> host = find(id);
+  if (host == nullptr) co_return fail(Code::kNotFound, fmt::format("there is no volume {}", id.str()));
+  state::VolumeRecord record;
+  const state::VolumeRecord* known = catalog_.record(id);
+  if (known != nullptr) record = *known;
+  record.set_id(id.str());
+  record.set_name(host->name());
+  note_policy(policy, &record);
+  const Status noted = co_await catalog_.put_record(std::move(record));
+  if (noted) host->set_policy(std::move(policy));
+  co_return noted;
+}
+
+void VolumeSet::stop_jobs() {
+  for (const auto& [id, host] : hosts_) host->stop_jobs();
 }
 
 io::Task<Status> VolumeSet::close_all() {

@@ -29,6 +29,7 @@ struct VolumeSpec {
   bool checksums = false;
   std::optional<v1::Backpressure> backpressure;
   std::string device;  // of an `over` volume: the image it lies over
+  v1::VolumePolicy policy;
 };
 
 // A volume that was found and could not be opened. Its data is left as it is; the others are served on.
@@ -37,8 +38,8 @@ struct BrokenVolume {
   std::vector<Backing> backings;
 };
 
-// On the loop. open_found, create and remove are for one caller at a time (the agent's structure gate).
-// Exports each volume under its name.
+// On the loop. open_found, create, remove and set_policy are for one caller at a time (the agent's structure
+// gate). Exports each volume under its name.
 class VolumeSet {
  public:
   VolumeSet(Catalog& catalog, nbd::Server& server, EventSink& sink, Clock clock, Rng& rng,
@@ -58,6 +59,10 @@ class VolumeSet {
   io::Task<Status> set_wall(Uuid id, uint32_t hold_timeout_ms, const v1::Backpressure* backpressure);
   // Makes good what can be proven of a volume that could not be opened, and serves it if that was enough.
   io::Task<Result<extent::CheckReport>> repair_broken(Uuid id);
+  // Durable in the notes, then reported. kNotFound if the volume is not served.
+  io::Task<Status> set_policy(Uuid id, v1::VolumePolicy policy);
+  // Before close_all(): the long work on every volume stops soon.
+  void stop_jobs();
   // Closes every volume: flushed and checkpointed. The first error, the rest are logged. The NBD server must
   // be stopping.
   io::Task<Status> close_all();

@@ -71,6 +71,18 @@ Result<v1::SqueezeMode> parse_codec(std::string_view text) {
               fmt::format("codec {}: expected lz4 or zstd", foreshadow::quoted(text)));
 }
 
+Result<v1::MergeMode> parse_merge(std::string_view text) {
+  if (text == "adopt") return v1::MERGE_MODE_ADOPT;
+  if (text == "fold") return v1::MERGE_MODE_FOLD;
+  return fail(Code::kInvalidArgument,
+              fmt::format("merge {}: expected adopt or fold", foreshadow::quoted(text)));
+}
+
+Result<bool> parse_switch(std::string_view text) {
+  if (text == "on" || text == "off") return text == "on";
+  return fail(Code::kInvalidArgument, fmt::format("{}: expected on or off", foreshadow::quoted(text)));
+}
+
 Result<agent::TcpAddress> parse_tcp(std::string_view text) {
   const size_t colon = text.rfind(':');
   if (colon != std::string_view::npos && colon > 0) {

@@ -18,6 +18,8 @@ Result<uint64_t> parse_rate(std::string_view text);              // a size, "/s"
 Result<v1::RedirectMode> parse_redirect(std::string_view text);  // allocating, all
 Result<v1::SqueezeMode> parse_squeeze(std::string_view text);    // off, lz4, zstd
 Result<v1::SqueezeMode> parse_codec(std::string_view text);      // lz4, zstd
+Result<v1::MergeMode> parse_merge(std::string_view text);        // adopt, fold
+Result<bool> parse_switch(std::string_view text);                // on, off
 // "127.0.0.1:10809", "[::1]:0". The host is judged where it is listened on.
 Result<agent::TcpAddress> parse_tcp(std::string_view text);
 // A gRPC target: "unix:/path" (a bare path too), "127.0.0.1:port".

@@ -8,6 +8,7 @@
 #include "app/client.h"
 #include "app/commands.h"
 #include "app/describe.h"
+#include "app/job_progress.h"
 #include "app/json.h"
 #include "app/man_page.h"
 #include "app/output.h"
@@ -50,6 +51,21 @@ TEST(Output, WritesDurationsAsPeopleDo) {
   EXPECT_EQ(format_share(1, 0), "-");
   EXPECT_EQ(format_share(1, 4), "25%");
   EXPECT_EQ(printable("a\x1b[31m\n"), "a?[31m?");
+}
+
+TEST(JobProgress, TellsHowFarHowFastAndHowLong) {
+  v1::Job job;
+  job.set_kind(v1::JOB_KIND_FOLD);
+  job.set_segment_id(3);
+  job.set_total(1000ull << 20);
+  EXPECT_EQ(job_line(job, 0, 0), "folding segment 3  [........................]    0%  0B of 1000MiB");
+  job.set_moved(500ull << 20);
+  EXPECT_EQ(job_line(job, 100ull << 20, 4),
+            "folding segment 3  [############............]   50%  500MiB of 1000MiB  100MiB/s  5s left");
+  job.set_moved(2000ull << 20);  // first touches came while it was emptied
+  EXPECT_EQ(job_line(job, 0, 0), "folding segment 3  [########################]  100%  2.0GiB of 2.0GiB");
+  EXPECT_EQ(describe(job), "folding segment 3, 100% of 2.0GiB");
+  EXPECT_EQ(job_line(v1::Job(), 0, 1), "working on segment 0  [........................]     -  0B of 0B");
 }
 
 // Every leaf of the parser has its section and its options there, as roff writes hyphens.

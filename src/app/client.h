@@ -24,9 +24,9 @@ class Client {
 
   template <typename Request, typename Response>
   Result<Response> call(grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&, Response*),
-                        const Request& request) {
+                        const Request& request, std::chrono::minutes longest = kCallTime) {
     grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() + kCallTime);
+    context.set_deadline(std::chrono::system_clock::now() + longest);
     Response response;
     const grpc::Status status = (stub_.get()->*method)(&context, request, &response);
     if (!status.ok()) return tl::unexpected<Error>(to_error(status));

@@ -6,6 +6,7 @@
 #include <cctype>
 #include <map>
 
+#include "app/job_progress.h"
 #include "app/output.h"
 #include "base/size.h"
 
@@ -41,6 +42,13 @@ std::string word(v1::RedirectMode redirect) {
   return lower_without(v1::RedirectMode_Name(redirect), "REDIRECT_MODE_");
 }
 
+std::string word(v1::MergeMode merge) {
+  return lower_without(v1::MergeMode_Name(merge), "MERGE_MODE_");
+}
+std::string word(v1::JobKind kind) {
+  return lower_without(v1::JobKind_Name(kind), "JOB_KIND_");
+}
+
 Json to_json(const v1::Segment& segment) {
   return Json::object()
       .set("id", segment.id())
@@ -49,7 +57,36 @@ Json to_json(const v1::Segment& segment) {
       .set("state", word(segment.state()))
       .set("pool", segment.pool())
       .set("capacity", segment.capacity())
-      .set("used", segment.used());
+      .set("used", segment.used())
+      .set("backing", segment.backing());
+}
+
+Json to_json(const v1::Job& job) {
+  return Json::object()
+      .set("kind", word(job.kind()))
+      .set("segment_id", job.segment_id())
+      .set("segment_uuid", job.segment_uuid())
+      .set("moved", job.moved())
+      .set("total", job.total());
+}
+
+Json to_json(const v1::ShrinkPlan& plan) {
+  Json steps = Json::array();
+  for (const v1::ShrinkPlan::Step& step : plan.steps()) {
+    steps.add(Json::object()
+                  .set("action", step.action())
+                  .set("segment_id", step.segment_id())
+                  .set("segment_uuid", step.segment_uuid())
+                  .set("moves_bytes", step.moves_bytes())
+                  .set("frees_bytes", step.frees_bytes())
+                  .set("size", step.size()));
+  }
+  return Json::object()
+      .set("steps", std::move(steps))
+      .set("capacity_before", plan.capacity_before())
+      .set("capacity_after", plan.capacity_after())
+      .set("target", plan.target())
+      .set("sentence", plan.sentence());
 }
 
 Json to_json(const v1::Squeezed& squeezed) {
@@ -96,6 +133,10 @@ Json to_json(const v1::Volume& volume) {
       .set("base_path", volume.base_path())
       .set("base_bytes", volume.base_bytes())
       .set("outside_base", volume.outside_base())
+      .set("merge", word(volume.policy().merge()))
+      .set("reclaim", volume.policy().reclaim())
+      .set("reclaim_hold_s", volume.policy().reclaim_hold_s())
+      .set("job", volume.has_job() ? to_json(volume.job()) : Json())
       .set("segments", to_json_array(volume.segments()));
 }
 
@@ -277,6 +318,13 @@ std::string describe(const v1::VolumeDetail& detail) {
             fmt::format("{} writes, {} now, {} in total, longest {}", volume.paced(), volume.paced_now(),
                         format_duration(static_cast<double>(volume.pace_us_total()) * 1e-6),
                         format_duration(static_cast<double>(volume.pace_us_max()) * 1e-6)));
+  const v1::VolumePolicy& policy = volume.policy();
+  facts.add("full shadows", policy.merge() == v1::MERGE_MODE_FOLD ? "are folded" : "are adopted");
+  facts.add("reclaim", !policy.reclaim() ? "by hand"
+                       : policy.reclaim_hold_s() == 0
+                           ? "by policy"
+                           : fmt::format("by policy, after {}", format_duration(policy.reclaim_hold_s())));
+  if (volume.has_job()) facts.add("running", describe(volume.job()));
   facts.add("held at the wall",
             fmt::format("{} writes, {} now, longest {}", volume.holds(), volume.held_now(),
                         format_duration(static_cast<double>(volume.hold_us_max()) * 1e-6)));
@@ -313,6 +361,17 @@ std::string describe(const v1::Scrub& scrub) {
                         : fmt::format("stopped at {}", format_share(scrub.read(), scrub.total()));
   return out + fmt::format("; {} blocks verified, {} filled in, {} corrupt, {} unreadable", scrub.verified(),
                            scrub.filled(), scrub.corrupt(), scrub.unreadable());
+}
+
+std::string describe(const v1::ShrinkPlan& plan) {
+  std::string out = printable(plan.sentence()) + "\n";
+  if (plan.steps_size() == 0) return out;
+  Table table({"STEP", ">SEGMENT", ">MOVES AT MOST", ">FREES"});
+  for (const v1::ShrinkPlan::Step& step : plan.steps()) {
+    table.add({printable(step.action()), fmt::format("{}", step.segment_id()),
+               format_size(step.moves_bytes()), format_size(step.frees_bytes())});
+  }
+  return out + table.str();
 }
 
 std::string describe(const v1::CheckReport& check, const std::string& volume) {

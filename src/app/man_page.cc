@@ -14,6 +14,8 @@ An agent serves the volumes and sees every request; a control plane forecasts wh
 space and grants it a shadow ahead of that moment: a further backing file, attached and empty, into which new
 writes go without a pause.
 When a shadow is full it is merged: from then on it is simply a part of the volume.
+What a volume does not need any more it gives back: its segments are emptied, or cut at their end, and their
+space returns to the pool.
 .PP
 \fBforeshadow up\fR runs both in one process.
 Every other command talks to it through the state directory.

@@ -1,10 +1,11 @@
-// shadow list, grant, merge, squeeze.
+// shadow list, grant, merge, squeeze, fold, drain.
 #include <fmt/format.h>
 
 #include "app/arguments.h"
 #include "app/client.h"
 #include "app/commands.h"
 #include "app/describe.h"
+#include "app/job_progress.h"
 #include "app/output.h"
 #include "base/size.h"
 
@@ -63,6 +64,40 @@ Status squeeze(const Invocation& invocation, const v1::SqueezeShadowRequest& req
   ASSIGN_OR_RETURN(const v1::Volume volume, client.call(&Client::Stub::SqueezeShadow, request));
   invocation.print(to_json(volume), describe_squeezed(volume) + "\n");
   return {};
+}
+
+using SegmentCall = grpc::Status (Client::Stub::*)(grpc::ClientContext*, const v1::SegmentRequest&,
+                                                   v1::Volume*);
+
+// The long ones: `done` is what has become of the segment.
+Status release(const Invocation& invocation, SegmentCall method, const v1::SegmentRequest& request,
+               const std::string& done) {
+  ASSIGN_OR_RETURN(const std::string state, invocation.state_dir());
+  ASSIGN_OR_RETURN(Client client, Client::connect(state));
+  ASSIGN_OR_RETURN(const v1::Volume volume,
+                   call_with_progress(client, request.volume(), !invocation.json, method, request));
+  invocation.print(to_json(volume), fmt::format("{}: volume {} has {} segments, {} of capacity, {} used\n",
+                                                done, volume.name(), volume.segments_size(),
+                                                format_size(volume.capacity()), format_size(volume.used())));
+  return {};
+}
+
+void add_release(CLI::App& shadow, Invocation& invocation, const std::string& name,
+                 const std::string& description, const std::string& about_segment, bool required,
+                 SegmentCall method, const std::string& done) {
+  const auto request = std::make_shared<v1::SegmentRequest>();
+  CLI::App* command = shadow.add_subcommand(name, description);
+  command
+      ->add_option_function<std::string>(
+          "VOLUME", [request](const std::string& volume) { request->set_volume(volume); },
+          "Name of the volume")
+      ->required();
+  CLI::Option* segment = command->add_option_function<uint32_t>(
+      "SEGMENT", [request](uint32_t id) { request->set_segment_id(id); }, about_segment);
+  if (required) segment->required();
+  command->callback([&invocation, request, method, done] {
+    invocation.run = [&, request, method, done] { return release(invocation, method, *request, done); };
+  });
 }
 
 struct GrantArguments {
@@ -143,6 +178,13 @@ void add_shadow_commands(CLI::App& app, Invocation& invocation) {
       return squeeze(invocation, request);
     };
   });
+  add_release(*shadow, invocation, "fold",
+              "Copy a shadow into the primary, which grows, and give it back; returns when that is done",
+              "Number of the segment; without it, the oldest in use", false, &Client::Stub::FoldShadow,
+              "folded");
+  add_release(*shadow, invocation, "drain",
+              "Empty a segment into the others and give it back; returns when that is done",
+              "Number of the segment", true, &Client::Stub::DrainSegment, "drained");
 }
 
 }  // namespace foreshadow::app

@@ -57,6 +57,7 @@ Status grow(const Invocation& invocation, const std::string& name, uint64_t size
 
 struct SetArguments {
   std::string name;
+  PolicyArguments policy;
   uint32_t hold_timeout_ms = 0;
   std::optional<v1::Backpressure> backpressure;
 };
@@ -68,8 +69,15 @@ Status set(const Invocation& invocation, const SetArguments& arguments) {
   request.set_name(arguments.name);
   request.set_hold_timeout_ms(arguments.hold_timeout_ms);
   if (arguments.backpressure) *request.mutable_backpressure() = *arguments.backpressure;
+  request.set_merge(arguments.policy.merge);
+  if (arguments.policy.reclaim) request.set_reclaim(*arguments.policy.reclaim);
+  if (const auto after = arguments.policy.reclaim_after_s()) request.set_reclaim_hold_s(*after);
   ASSIGN_OR_RETURN(const v1::Volume volume, client.call(&Client::Stub::SetVolume, request));
-  invocation.print(to_json(volume), fmt::format("volume {}: {}\n", volume.name(), describe_wall(volume)));
+  invocation.print(
+      to_json(volume),
+      fmt::format("volume {}: {}; full shadows are {}, reclaim is {}\n", volume.name(), describe_wall(volume),
+                  volume.policy().merge() == v1::MERGE_MODE_FOLD ? "folded" : "adopted",
+                  volume.policy().reclaim() ? "on" : "off"));
   return {};
 }
 
@@ -142,12 +150,14 @@ void add_grow(CLI::App& volume, Invocation& invocation) {
 
 void add_set(CLI::App& volume, Invocation& invocation) {
   const auto arguments = std::make_shared<SetArguments>();
-  CLI::App* command = volume.add_subcommand("set", "Change how a volume behaves where space runs short");
+  CLI::App* command =
+      volume.add_subcommand("set", "Change how a volume grows, shrinks and behaves where space runs short");
   command->add_option("NAME", arguments->name, "Name of the volume")->required();
   add_parsed(*command, "--hold-timeout", &arguments->hold_timeout_ms, parse_duration_ms,
              "How long a write waits at the wall before it fails; counts for those that wait now")
       ->type_name("DURATION");
   add_backpressure(*command, &arguments->backpressure);
+  add_policy_options(*command, arguments->policy);
   command->callback(
       [&invocation, arguments] { invocation.run = [&, arguments] { return set(invocation, *arguments); }; });
 }
@@ -158,6 +168,18 @@ void add_backpressure(CLI::App& command, std::optional<v1::Backpressure>* target
   add_parsed(command, "--backpressure", target, parse_backpressure,
              "Slow new writes down while less than this is left (auto: 64MiB or 2%, whichever is less)")
       ->type_name("SIZE|PERCENT|off|auto");
+}
+
+void add_policy_options(CLI::App& command, PolicyArguments& arguments) {
+  add_parsed(command, "--merge", &arguments.merge, parse_merge,
+             "What becomes of a full shadow: part of the volume as it is, or copied into the primary")
+      ->type_name("adopt|fold");
+  add_parsed(command, "--reclaim", &arguments.reclaim, parse_switch,
+             "Shrink by policy once more than half has been free for long (off)")
+      ->type_name("on|off");
+  add_parsed(command, "--reclaim-after", &arguments.reclaim_after_ms, parse_duration_ms,
+             "How long it has to have been free (10min)")
+      ->type_name("DURATION");
 }
 
 void add_volume_change_commands(CLI::App& volume, Invocation& invocation) {

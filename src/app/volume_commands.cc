@@ -1,12 +1,14 @@
-// volume create, list, show, check, rm.
+// volume create, list, show, shrink, check, rm.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <optional>
 
 #include "app/arguments.h"
 #include "app/client.h"
 #include "app/commands.h"
 #include "app/describe.h"
+#include "app/job_progress.h"
 #include "app/offline_check.h"
 #include "app/output.h"
 #include "app/volume_change.h"
@@ -27,7 +29,7 @@ struct CreateArguments {
   std::optional<v1::Backpressure> backpressure;
 };
 
-Status create(const Invocation& invocation, const CreateArguments& arguments) {
+Status create(const Invocation& invocation, const CreateArguments& arguments, const PolicyArguments& policy) {
   ASSIGN_OR_RETURN(const std::string state, invocation.state_dir());
   ASSIGN_OR_RETURN(Client client, Client::connect(state));
   v1::CreateVolumeRequest request;
@@ -40,6 +42,9 @@ Status create(const Invocation& invocation, const CreateArguments& arguments) {
   request.set_squeeze(arguments.squeeze);
   request.set_checksums(arguments.checksums);
   if (arguments.backpressure) *request.mutable_backpressure() = *arguments.backpressure;
+  request.mutable_policy()->set_merge(policy.merge);
+  request.mutable_policy()->set_reclaim(policy.reclaim.value_or(false));
+  request.mutable_policy()->set_reclaim_hold_s(policy.reclaim_after_s().value_or(0));
   ASSIGN_OR_RETURN(const v1::Volume volume, client.call(&Client::Stub::CreateVolume, request));
   invocation.print(to_json(volume),
                    fmt::format("volume {} is served at {}\nnext: nbdinfo '{}'\n", volume.name(),
@@ -80,6 +85,23 @@ Status show(const Invocation& invocation, const std::string& name) {
   return {};
 }
 
+Status shrink(const Invocation& invocation, const v1::ShrinkVolumeRequest& request) {
+  ASSIGN_OR_RETURN(const std::string state, invocation.state_dir());
+  ASSIGN_OR_RETURN(Client client, Client::connect(state));
+  ASSIGN_OR_RETURN(
+      const v1::ShrinkVolumeResponse shrunk,
+      call_with_progress(client, request.volume(), !invocation.json, &Client::Stub::ShrinkVolume, request));
+  std::string text = describe(shrunk.plan());
+  if (!request.plan_only() && shrunk.plan().steps_size() > 0) {
+    text += fmt::format("volume {} has {} segments now, {} of capacity, {} used\n", shrunk.volume().name(),
+                        shrunk.volume().segments_size(), format_size(shrunk.volume().capacity()),
+                        format_size(shrunk.volume().used()));
+  }
+  invocation.print(Json::object().set("plan", to_json(shrunk.plan())).set("volume", to_json(shrunk.volume())),
+                   text);
+  return {};
+}
+
 Result<v1::CheckReport> ask_for_check(const std::string& state, const std::string& name, bool repair) {
   if (!answers(control_socket(state))) return check_offline(state, name, repair);
   ASSIGN_OR_RETURN(Client client, Client::connect(state));
@@ -113,6 +135,7 @@ Status remove(const Invocation& invocation, const std::string& name, bool force)
 
 void add_create(CLI::App& volume, Invocation& invocation) {
   const auto arguments = std::make_shared<CreateArguments>();
+  const auto policy = std::make_shared<PolicyArguments>();
   CLI::App* command = volume.add_subcommand("create", "Create a volume and serve it");
   command->add_option("NAME", arguments->name, "Name of the volume: [a-z0-9][a-z0-9-]{0,62}")->required();
   add_parsed(*command, "--size", &arguments->size, parse_size,
@@ -136,8 +159,39 @@ void add_create(CLI::App& volume, Invocation& invocation) {
   command->add_flag("--checksums", arguments->checksums,
                     "Keep a checksum of every 4 KiB of data, and verify what is read");
   add_backpressure(*command, &arguments->backpressure);
+  add_policy_options(*command, *policy);
+  command->callback([&invocation, arguments, policy] {
+    invocation.run = [&, arguments, policy] { return create(invocation, *arguments, *policy); };
+  });
+}
+
+void add_shrink(CLI::App& volume, Invocation& invocation) {
+  struct Arguments {
+    std::string name;
+    uint64_t to = 0;
+    bool automatic = false;
+    bool plan_only = false;
+  };
+  const auto arguments = std::make_shared<Arguments>();
+  CLI::App* command = volume.add_subcommand(
+      "shrink", "Give capacity back to the pools while the volume is served; returns when that is done");
+  command->add_option("NAME", arguments->name, "Name of the volume")->required();
+  CLI::Option* to = add_parsed(*command, "--to", &arguments->to, parse_size,
+                               "The capacity that is to be left, warm shadow included; this or --auto")
+                        ->type_name("SIZE");
+  command->add_flag("--auto", arguments->automatic, "To what is used, and a fifth more")->excludes(to);
+  command->add_flag("--plan", arguments->plan_only, "Say what would be done, and do nothing");
   command->callback([&invocation, arguments] {
-    invocation.run = [&, arguments] { return create(invocation, *arguments); };
+    if (!arguments->automatic && arguments->to == 0) {
+      throw CLI::ValidationError("--to", "expected a capacity, such as 10GiB; --auto chooses one");
+    }
+    invocation.run = [&, arguments]() -> Status {
+      v1::ShrinkVolumeRequest request;
+      request.set_volume(arguments->name);
+      request.set_to_bytes(arguments->to);
+      request.set_plan_only(arguments->plan_only);
+      return shrink(invocation, request);
+    };
   });
 }
 
@@ -173,6 +227,7 @@ void add_volume_commands(CLI::App& app, Invocation& invocation) {
   add_create(*volume, invocation);
   add_check(*volume, invocation);
   add_scrub_command(*volume, invocation);
+  add_shrink(*volume, invocation);
   CLI::App* listing = volume->add_subcommand("list", "List volumes");
   listing->callback([&invocation] { invocation.run = [&] { return list(invocation); }; });
 

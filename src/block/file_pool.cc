@@ -24,14 +24,23 @@ Result<std::unique_ptr<Pool>> FilePool::open(Name name, std::unique_ptr<io::Dire
   return pool;
 }
 
-Result<std::unique_ptr<io::File>> FilePool::create(const std::string& backing, uint64_t size) {
+Status FilePool::check_room(uint64_t bytes, std::string_view what) {
   ASSIGN_OR_RETURN(const PoolUsage now, usage());
-  if (size > now.capacity - std::min(now.used, now.capacity)) {
-    return fail(Code::kNoSpace,
-                fmt::format("pool {} has {} free of {}: no room for a segment of {}", name_.str(),
-                            format_size(now.capacity - std::min(now.used, now.capacity)),
-                            format_size(now.capacity), format_size(size)));
-  }
+  const uint64_t free = now.capacity - std::min(now.used, now.capacity);
+  if (bytes <= free) return {};
+  return fail(Code::kNoSpace,
+              fmt::format("pool {} has {} free of {}: no room {} {}", name_.str(), format_size(free),
+                          format_size(now.capacity), what, format_size(bytes)));
+}
+
+Status FilePool::set_aside(uint64_t bytes) {
+  TRY(check_room(bytes, "for a segment to grow by"));
+  aside_ += bytes;
+  return {};
+}
+
+Result<std::unique_ptr<io::File>> FilePool::create(const std::string& backing, uint64_t size) {
+  TRY(check_room(size, "for a segment of"));
   return directory_->create(file_name(backing), size);
 }
 
@@ -64,6 +73,7 @@ Result<PoolUsage> FilePool::usage() {
   }
   ASSIGN_OR_RETURN(const uint64_t free, directory_->free_bytes());
   out.capacity = capacity_ == 0 ? out.used + free : std::min(capacity_, out.used + free);
+  out.used += aside_;
   return out;
 }
 

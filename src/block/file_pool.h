@@ -19,13 +19,18 @@ class FilePool final : public Pool {
   Status remove(const std::string& backing) override;
   Result<std::vector<std::string>> list() override;
   Result<PoolUsage> usage() override;
+  Status set_aside(uint64_t bytes) override;
+  void let_go(uint64_t bytes) override { aside_ -= bytes; }
 
  private:
   FilePool(Name name, std::unique_ptr<io::Directory> directory, uint64_t capacity)
       : name_(std::move(name)), directory_(std::move(directory)), capacity_(capacity) {}
   Name name_;
   std::unique_ptr<io::Directory> directory_;
+  Status check_room(uint64_t bytes, std::string_view what);
+
   uint64_t capacity_;
+  uint64_t aside_ = 0;  // set aside and not let go of
 };
 
 }  // namespace foreshadow::block

@@ -50,6 +50,23 @@ TEST_F(FilePoolTest, NoSpaceSaysWhatIsFreeOfWhatAndWhatWasAsked) {
   }
 }
 
+TEST_F(FilePoolTest, WhatIsSetAsideForAGrowingBackingIsPromisedToNobodyElse) {
+  auto pool = open(24 * kMiB);
+  ASSERT_TRUE(pool->create("a", 8 * kMiB));
+  const Status past = pool->set_aside(16 * kMiB + 1);
+  ASSERT_FALSE(past);
+  EXPECT_EQ(past.error().code, Code::kNoSpace);
+  for (const char* part : {"fast", "16MiB", "24MiB", "grow"}) {
+    EXPECT_NE(past.error().message.find(part), std::string::npos) << past.error().message;
+  }
+  ASSERT_TRUE(pool->set_aside(16 * kMiB));  // all there is
+  EXPECT_EQ(pool->usage().value().used, 24 * kMiB);
+  EXPECT_EQ(pool->create("b", 8 * kMiB).error().code, Code::kNoSpace);
+  pool->let_go(16 * kMiB);
+  EXPECT_EQ(pool->usage().value().used, 8 * kMiB);
+  EXPECT_TRUE(pool->create("b", 16 * kMiB));
+}
+
 TEST_F(FilePoolTest, ASizeNearTheTopOfItsRangeDoesNotWrapAround) {
   auto pool = open(24 * kMiB);
   ASSERT_TRUE(pool->create("a", 8 * kMiB));

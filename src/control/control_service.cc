@@ -30,7 +30,7 @@ SteadyTime deadline_of(const grpc::ServerContext& context, std::chrono::millisec
 
 }  // namespace
 
-Result<v1::Ack> ControlService::ask(Context& context, const std::function<Status(Requests::Done)>& begin) {
+Result<v1::Ack> ControlService::ask(Context& context, const Begin& begin, std::chrono::milliseconds longest) {
   struct Answer {
     bool here = false;
     v1::Ack ack;
@@ -42,7 +42,8 @@ Result<v1::Ack> ControlService::ask(Context& context, const std::function<Status
   }
   // Shared, because the answer may come when nobody waits any more.
   const auto answer = std::make_shared<Answer>();
-  const SteadyTime deadline = deadline_of(context, ack_timeout_);
+  const SteadyTime began = std::chrono::steady_clock::now();
+  const SteadyTime deadline = deadline_of(context, longest);
   std::unique_lock lock(core_.mutex);
   if (core_.stopping) return fail(Code::kShutdown, "control is going away");
   TRY(begin([answer](const v1::Ack& ack) {
@@ -59,7 +60,7 @@ Result<v1::Ack> ControlService::ask(Context& context, const std::function<Status
       return fail(Code::kTimeout,
                   fmt::format("the agent did not answer within {} ms; what was asked for is recorded,"
                               " and goes on when it does",
-                              ack_timeout_.count()));
+                              std::chrono::duration_cast<std::chrono::milliseconds>(now - began).count()));
     }
     core_.changed.wait_until(lock, std::min(deadline, now + kLookForHangUp));
   }
@@ -225,6 +226,38 @@ grpc::Status ControlService::SqueezeShadow(Context* context, const v1::SqueezeSh
       ask(*context,
           [&](Requests::Done done) { return core_.requests.squeeze_shadow(*request, std::move(done)); }),
       reply);
+}
+
+grpc::Status ControlService::FoldShadow(Context* context, const v1::SegmentRequest* request,
+                                        v1::Volume* reply) {
+  return answer_volume(
+      ask(
+          *context,
+          [&](Requests::Done done) { return core_.requests.fold_shadow(*request, std::move(done)); },
+          limits::kLongAckTimeout),
+      reply);
+}
+
+grpc::Status ControlService::DrainSegment(Context* context, const v1::SegmentRequest* request,
+                                          v1::Volume* reply) {
+  return answer_volume(
+      ask(
+          *context,
+          [&](Requests::Done done) { return core_.requests.drain_segment(*request, std::move(done)); },
+          limits::kLongAckTimeout),
+      reply);
+}
+
+grpc::Status ControlService::ShrinkVolume(Context* context, const v1::ShrinkVolumeRequest* request,
+                                          v1::ShrinkVolumeResponse* reply) {
+  return answer_volume(ask(
+                           *context,
+                           [&](Requests::Done done) {
+                             return core_.requests.shrink_volume(*request, reply->mutable_plan(),
+                                                                 std::move(done));
+                           },
+                           limits::kLongAckTimeout),
+                       reply->mutable_volume());
 }
 
 grpc::Status ControlService::Explain(Context*, const v1::VolumeRequest* request, v1::Explanation* reply) {

@@ -13,7 +13,8 @@
 namespace foreshadow::control {
 
 // Thin: takes the core's mutex, calls Requests or reads, and waits for an agent's answer where one is needed,
-// at most `ack_timeout`. An intent whose requester gave up stays open and is finished when the agent answers.
+// at most `ack_timeout`, or the caller's own deadline where the answer takes as long as copying does. An
+// intent whose requester gave up stays open and is finished when the agent answers.
 class ControlService final : public v1::ControlService::Service {
  public:
   ControlService(Core& core, std::chrono::milliseconds ack_timeout)
@@ -38,6 +39,10 @@ class ControlService final : public v1::ControlService::Service {
   grpc::Status GrantShadow(Context*, const v1::GrantShadowRequest* request, v1::Volume* reply) override;
   grpc::Status MergeShadow(Context*, const v1::MergeShadowRequest* request, v1::Volume* reply) override;
   grpc::Status SqueezeShadow(Context*, const v1::SqueezeShadowRequest* request, v1::Volume* reply) override;
+  grpc::Status FoldShadow(Context*, const v1::SegmentRequest* request, v1::Volume* reply) override;
+  grpc::Status DrainSegment(Context*, const v1::SegmentRequest* request, v1::Volume* reply) override;
+  grpc::Status ShrinkVolume(Context*, const v1::ShrinkVolumeRequest* request,
+                            v1::ShrinkVolumeResponse* reply) override;
   grpc::Status Explain(Context*, const v1::VolumeRequest* request, v1::Explanation* reply) override;
   grpc::Status WatchEvents(Context*, const v1::WatchEventsRequest* request,
                            grpc::ServerWriter<v1::Event>* writer) override;
@@ -45,7 +50,9 @@ class ControlService final : public v1::ControlService::Service {
  private:
   // Begins with the mutex held, then waits without it. The answer is one of success; a refusal becomes an
   // error.
-  Result<v1::Ack> ask(Context& context, const std::function<Status(Requests::Done)>& begin);
+  using Begin = std::function<Status(Requests::Done)>;
+  Result<v1::Ack> ask(Context& context, const Begin& begin) { return ask(context, begin, ack_timeout_); }
+  Result<v1::Ack> ask(Context& context, const Begin& begin, std::chrono::milliseconds longest);
   grpc::Status answer_volume(const Result<v1::Ack>& ack, v1::Volume* reply);
   grpc::Status follow(Context& context, const v1::WatchEventsRequest& request,
                       grpc::ServerWriter<v1::Event>& writer);

@@ -38,6 +38,12 @@ std::string_view kind_of(const v1::Intent& intent) {
       return "adopt_device";
     case v1::Intent::kGrowVolume:
       return "grow_volume";
+    case v1::Intent::kFoldShadow:
+      return "fold_shadow";
+    case v1::Intent::kDrainSegment:
+      return "drain_segment";
+    case v1::Intent::kResizeSegment:
+      return "resize_segment";
     case v1::Intent::kSetVolume:
       return "set_volume";
     case v1::Intent::ACTION_NOT_SET:
@@ -68,6 +74,12 @@ std::string volume_of(const v1::Intent& intent) {
       return intent.adopt_device().volume_id();
     case v1::Intent::kGrowVolume:
       return intent.grow_volume().volume_id();
+    case v1::Intent::kFoldShadow:
+      return intent.fold_shadow().volume_id();
+    case v1::Intent::kDrainSegment:
+      return intent.drain_segment().volume_id();
+    case v1::Intent::kResizeSegment:
+      return intent.resize_segment().volume_id();
     case v1::Intent::kSetVolume:
       return intent.set_volume().volume_id();
     default:
@@ -85,6 +97,12 @@ std::string segment_of(const v1::Intent& intent) {
       return intent.merge_shadow().segment_uuid();
     case v1::Intent::kSqueezeShadow:
       return intent.squeeze_shadow().segment_uuid();
+    case v1::Intent::kFoldShadow:
+      return intent.fold_shadow().segment_uuid();
+    case v1::Intent::kDrainSegment:
+      return intent.drain_segment().segment_uuid();
+    case v1::Intent::kResizeSegment:
+      return intent.resize_segment().segment_uuid();
     default:
       return {};
   }
@@ -96,6 +114,13 @@ Claim claim_of(const v1::Intent& intent) {
   if (intent.has_adopt_device()) return {intent.adopt_device().pool(), intent.adopt_device().primary_size()};
   if (intent.has_grant_shadow()) return {intent.grant_shadow().pool(), intent.grant_shadow().size()};
   return {};
+}
+
+const v1::Intent::Shrink* shrink_of(const v1::Intent& intent) {
+  const v1::Intent::Shrink* shrink = nullptr;
+  if (intent.has_drain_segment()) shrink = &intent.drain_segment().shrink();
+  if (intent.has_resize_segment()) shrink = &intent.resize_segment().shrink();
+  return shrink != nullptr && !shrink->id().empty() ? shrink : nullptr;
 }
 
 Status IntentLedger::load() {

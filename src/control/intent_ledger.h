@@ -20,6 +20,9 @@ std::string_view kind_of(const v1::Intent& intent);
 std::string volume_of(const v1::Intent& intent);
 std::string segment_of(const v1::Intent& intent);
 
+// The shrink that the intent is a step of, or null.
+const v1::Intent::Shrink* shrink_of(const v1::Intent& intent);
+
 // The bytes that an intent will take from a pool.
 struct Claim {
   std::string pool;

@@ -22,7 +22,8 @@ Reconciler::Reconciler(Store& store, Rng& rng, ReconcilerOptions options, std::f
       options_(std::move(options)),
       changed_(std::move(changed)),
       events_(store, options_.clock, changed_),
-      ledger_(store, rng, options_.clock) {
+      ledger_(store, rng, options_.clock),
+      started_ms_(options_.clock()) {
   if (!options_.decide) options_.decide = policy::decide;
   if (!options_.make_forecaster) {
     options_.make_forecaster = [] { return forecast::make_growth_forecaster(forecast::ForecasterConfig{}); };
@@ -35,7 +36,10 @@ Status Reconciler::load() {
   ASSIGN_OR_RETURN(auto pools, store_.pools());
   for (v1::Pool& pool : pools) fleet_.pools[{pool.agent_id(), pool.name()}] = std::move(pool);
   ASSIGN_OR_RETURN(const auto volumes, store_.volumes());
-  for (const v1::Volume& volume : volumes) fleet_.volumes[volume.id()] = make_model(volume);
+  for (v1::Volume volume : volumes) {
+    volume.clear_job();  // its agent tells what runs now
+    fleet_.volumes[volume.id()] = make_model(volume);
+  }
   TRY(ledger_.load());
   events_.append("control.started", "",
                  fmt::format("version {}: {} volumes, {} unfinished intents", options_.version,
@@ -218,6 +222,10 @@ void Reconciler::note_segment_changes(const VolumeModel& before, const v1::Volum
   }
   for (const v1::Segment& segment : before.volume().segments()) {
     if (reported.contains(segment.uuid())) continue;
+    // One that leaves by an intent of ours is no news either.
+    if (ledger_.about("fold_shadow", after.id(), segment.uuid()) ||
+        ledger_.about("drain_segment", after.id(), segment.uuid()))
+      continue;
     events_.append("segment.gone", after.name(),
                    fmt::format("segment {} ({}) is not reported any more", segment.id(), segment.uuid()),
                    segment.id());
@@ -285,6 +293,8 @@ void Reconciler::event(const std::string& agent, const v1::VolumeEvent& event) {
       {v1::VolumeEvent::KIND_SHADOW_NEEDED, "shadow.needed"},
       {v1::VolumeEvent::KIND_CORRUPT_DATA, "data.corrupt"},
       {v1::VolumeEvent::KIND_SCRUB_ENDED, "scrub.ended"},
+      {v1::VolumeEvent::KIND_SEGMENT_RELEASED, "segment.released"},
+      {v1::VolumeEvent::KIND_JOB_REFUSED, "drain.refused"},
   };
   const auto* kind = std::find_if(std::begin(kKinds), std::end(kKinds),
                                   [&](const auto& row) { return row.first == event.kind(); });

@@ -3,6 +3,7 @@
 // the answers.
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -20,6 +21,7 @@
 #include "foreshadow/v1/agent.pb.h"
 #include "foreshadow/v1/control.pb.h"
 #include "policy/policy.h"
+#include "policy/shrink.h"
 
 namespace foreshadow::control {
 
@@ -32,6 +34,7 @@ struct ReconcilerOptions {
   std::string version = "0.1.0";
   uint32_t metrics_interval_ms = 1000;
   policy::Config policy;
+  policy::ReclaimConfig reclaim;   // of volumes that are to be shrunk by policy
   Decide decide;                   // empty: policy::decide
   MakeForecaster make_forecaster;  // empty: forecast::make_growth_forecaster
 };
@@ -63,6 +66,15 @@ class Reconciler {
   Status merge(VolumeModel& model, const std::string& segment, const std::string& reason, Done done);
   Status squeeze(VolumeModel& model, const std::string& segment, v1::SqueezeMode codec,
                  const std::string& reason, Done done);
+  // The way back (reconciler_shrink.cc). A second request for the same waits for the first.
+  Status fold(VolumeModel& model, const std::string& segment, const std::string& reason, Done done);
+  Status drain(VolumeModel& model, const std::string& segment, const std::string& reason, Done done);
+  // What giving back all but `target` bytes of capacity would take. kFailedPrecondition while segments leave
+  // already.
+  Result<policy::ShrinkPlan> plan_shrink(const VolumeModel& model, uint64_t target) const;
+  // One intent a step, in order; the agent carries them out one after the other. `done` gets one answer for
+  // all: the first failure, or the last success.
+  Status shrink(VolumeModel& model, const policy::ShrinkPlan& plan, const std::string& reason, Done done);
   Status begin(const std::string& agent, v1::Intent intent, Done done);
 
   // Decides about the volume until there is nothing more to do.
@@ -99,8 +111,24 @@ class Reconciler {
   Status take_success(const IntentRow& intent, const v1::Ack& ack);
   void note_squeezed(const VolumeModel& model, const v1::Segment& segment, const v1::Ack& ack);
   bool take_change(const IntentRow& intent, const VolumeModel& model);
+  Status take_segment_success(const IntentRow& intent, const v1::Segment& before, const VolumeModel& after,
+                              const v1::Ack& ack);
   void note_failure(const IntentRow& intent, const std::string& why);
   std::string name_of_volume(const std::string& id) const;
+
+  // Of a segment that has left: its events, before its row goes.
+  void note_released(const IntentRow& intent, const v1::Segment& segment, const VolumeModel& after,
+                     const v1::Ack& ack);
+  void note_shrunk(const v1::Intent& intent);
+  // Says so in the decision's sentence.
+  bool prefers_fold(const VolumeModel& model, policy::Decision& decision) const;
+  void consider_growth(VolumeModel& model);
+  uint64_t about_to_leave(const VolumeModel& model) const;
+  uint64_t warm_size(const VolumeModel& model, uint64_t capacity) const;
+  policy::ReclaimDecision decide_reclaim(const VolumeModel& model) const;
+  void consider_reclaim(VolumeModel& model);
+  void record(VolumeModel& model, const std::string& action, const std::string& sentence,
+              const std::map<std::string, double>& inputs);
 
   policy::VolumeView view_of(const VolumeModel& model) const;
   void record_decision(VolumeModel& model, const policy::Decision& decision);
@@ -112,6 +140,7 @@ class Reconciler {
   EventLog events_;
   Fleet fleet_;
   IntentLedger ledger_;
+  uint64_t started_ms_ = 0;
 };
 
 }  // namespace foreshadow::control

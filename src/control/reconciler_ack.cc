@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "base/limits.h"
 #include "base/log.h"
@@ -58,6 +59,7 @@ Status Reconciler::grant(VolumeModel& model, uint64_t size, const std::string& p
   action.set_pool(pool_name);
   action.set_size(size);
   const std::string uuid = action.segment_uuid();
+  model.last_grant_ms = options_.clock();
   // Not in one transaction with the event: the intent has to be durable when begin() sends it.
   TRY(begin(model.agent(), std::move(intent), std::move(done)));
   events_.append(
@@ -161,6 +163,7 @@ void Reconciler::ack(const std::string& agent, const v1::Ack& ack) {
   });
   if (!stored) log::error("answer to intent {} not recorded: {}", intent.id, stored.error().message);
   VolumeModel* model = fleet_.volume(intent.volume);
+  note_shrunk(intent.payload);
   if (intent.kind == "grant_shadow" && answer.code() == 0 && model != nullptr) {
     model->lead.record_us(finished.row.lead_us);
   }
@@ -215,6 +218,10 @@ Status Reconciler::take_success(const IntentRow& intent, const v1::Ack& ack) {
     return fail(Code::kInternal, fmt::format("agent {} answers about volume {}, asked about {}", intent.agent,
                                              quoted(ack.volume().id()), intent.volume));
   }
+  v1::Segment before;  // of a segment that is about to be gone
+  if (const VolumeModel* known = fleet_.volume(intent.volume)) {
+    if (const v1::Segment* segment = known->segment(intent.segment)) before = *segment;
+  }
   const VolumeModel* model = take_volume(intent.agent, ack.volume());
   if (model == nullptr) {
     return fail(
@@ -235,7 +242,22 @@ Status Reconciler::take_success(const IntentRow& intent, const v1::Ack& ack) {
     return {};
   }
   if (take_change(intent, *model)) return {};
+  return take_segment_success(intent, before, *model, ack);
+}
+
+// What was done to one segment.
+Status Reconciler::take_segment_success(const IntentRow& intent, const v1::Segment& before,
+                                        const VolumeModel& after, const v1::Ack& ack) {
+  const VolumeModel* model = &after;
   const v1::Segment* segment = model->segment(intent.segment);
+  if (intent.kind == "fold_shadow" || intent.kind == "drain_segment") {
+    if (segment != nullptr) {
+      return fail(Code::kInternal, fmt::format("agent {} says segment {} is released, and lists it",
+                                               intent.agent, segment->id()));
+    }
+    note_released(intent, before, *model, ack);
+    return {};
+  }
   if (segment == nullptr) {
     return fail(Code::kInternal,
                 fmt::format("agent {} says segment {} is done, and volume {} does not list it", intent.agent,
@@ -262,6 +284,12 @@ Status Reconciler::take_success(const IntentRow& intent, const v1::Ack& ack) {
                    fmt::format("segment {} of {} after {:.3f} s", segment->id(),
                                format_size(segment->capacity()), static_cast<double>(ack.elapsed_us()) / 1e6),
                    segment->id());
+  } else if (intent.kind == "resize_segment") {
+    events_.append(
+        "segment.resized", model->name(),
+        fmt::format("segment {} from {} to {} after {:.3f} s", segment->id(), format_size(before.capacity()),
+                    format_size(segment->capacity()), static_cast<double>(ack.elapsed_us()) / 1e6),
+        segment->id());
   }
   return {};
 }
@@ -283,8 +311,10 @@ bool Reconciler::take_change(const IntentRow& intent, const VolumeModel& model) 
   }
   if (intent.kind == "set_volume") {
     events_.append("volume.set", model.name(),
-                   fmt::format("hold timeout {} ms, backpressure below {}", volume.hold_timeout_ms(),
-                               format_size(volume.band())));
+                   fmt::format("hold timeout {} ms, backpressure below {}, merge {}, reclaim {}",
+                               volume.hold_timeout_ms(), format_size(volume.band()),
+                               volume.policy().merge() == v1::MERGE_MODE_FOLD ? "fold" : "adopt",
+                               volume.policy().reclaim() ? "on" : "off"));
     return true;
   }
   return false;
@@ -305,10 +335,17 @@ void Reconciler::note_failure(const IntentRow& intent, const std::string& why) {
                     printable(why), model->grant_backoff.delay_ms() / 1000));
     return;
   }
-  if (intent.kind == "merge_shadow" && model != nullptr) {
-    model->merge_backoff.fail(options_.clock());
+  constexpr std::pair<std::string_view, std::string_view> kOfSegments[] = {
+      {"merge_shadow", "merge.refused"},
+      {"fold_shadow", "fold.refused"},
+      {"drain_segment", "drain.refused"},
+      {"resize_segment", "resize.refused"}};
+  for (const auto& [kind, event] : kOfSegments) {
+    if (intent.kind != kind || model == nullptr) continue;
     const v1::Segment* segment = model->segment(intent.segment);
-    events_.append("merge.refused", model->name(), printable(why), segment == nullptr ? 0 : segment->id());
+    if (kind == "merge_shadow") model->merge_backoff.fail(options_.clock());
+    if (kind == "fold_shadow") model->not_folded = intent.segment;
+    events_.append(event, model->name(), printable(why), segment == nullptr ? 0 : segment->id());
     return;
   }
   std::string name = name_of_volume(intent.volume);

@@ -25,6 +25,8 @@ policy::ShadowState state_of(v1::SegmentState state) {
     case v1::SEGMENT_STATE_SEALED:
       return policy::ShadowState::kSealed;
     case v1::SEGMENT_STATE_MERGING:
+    case v1::SEGMENT_STATE_DRAINING:
+    case v1::SEGMENT_STATE_FOLDING:
       return policy::ShadowState::kMerging;
     default:
       return policy::ShadowState::kMerged;
@@ -64,6 +66,14 @@ v1::Volume Reconciler::shown(const VolumeModel& model) const {
     if (ledger_.about("merge_shadow", model.id(), segment.uuid()))
       segment.set_state(v1::SEGMENT_STATE_MERGING);
   }
+  // Until the agent tells so itself.
+  for (v1::Segment& segment : *out.mutable_segments()) {
+    if (is_leaving(segment)) continue;
+    if (ledger_.about("fold_shadow", model.id(), segment.uuid()))
+      segment.set_state(v1::SEGMENT_STATE_FOLDING);
+    if (ledger_.about("drain_segment", model.id(), segment.uuid()))
+      segment.set_state(v1::SEGMENT_STATE_DRAINING);
+  }
   for (const auto& [number, open] : ledger_.open()) {
     const IntentRow& intent = open.row;
     // One still open at an agent that lost the volume to another promises this volume nothing.
@@ -86,8 +96,9 @@ policy::VolumeView Reconciler::view_of(const VolumeModel& model) const {
   const uint64_t now = options_.clock();
   policy::VolumeView view;
   view.size = volume.size();
-  view.capacity = volume.capacity();
-  view.used = volume.used();
+  view.capacity = lasting_capacity(volume);
+  view.capacity -= std::min(view.capacity, about_to_leave(model));
+  view.used = std::min(volume.used(), view.capacity);
   view.held_now = volume.held_now();
   view.lead_p99_s = model.lead.p99_s();
   view.grants_refused = model.grants_refused;
@@ -133,12 +144,27 @@ void Reconciler::consider(VolumeModel& model) {
   // What cannot be carried out is not decided: the agent's next Hello or metrics bring the next look.
   if (!model.served() || fleet_.link(model.agent()) == nullptr) return;
   if (!model.volume().read_only_reason().empty() || ledger_.about("delete_volume", model.id(), "")) return;
+  consider_growth(model);
+  consider_reclaim(model);
+}
+
+void Reconciler::consider_growth(VolumeModel& model) {
   for (int action = 0; action < kActionsPerLook; ++action) {
-    const policy::Decision decision = decide(model);
+    policy::Decision decision = decide(model);
     const bool grants = decision.action == policy::Action::kGrant;
     if (grants && model.grant_backoff.waiting(options_.clock())) return;
-    record_decision(model, decision);
     Status done;
+    if (decision.action == policy::Action::kMerge && prefers_fold(model, decision)) {
+      done = fold(model, decision.shadow_uuid, decision.sentence, {});
+      if (done) {
+        record(model, "fold", decision.sentence, decision.inputs);
+        continue;
+      }
+      events_.append("fold.refused", model.name(), done.error().message);
+      model.not_folded = decision.shadow_uuid;
+    }
+    record_decision(model, decision);
+    done = {};
     if (grants) {
       done = grant(model, decision.size, model.volume().pool(), decision.sentence, {});
       if (!done) {
@@ -168,13 +194,18 @@ void Reconciler::record_decision(VolumeModel& model, const policy::Decision& dec
   if (!acts && action == model.last_action) return;
   if (decision.action == policy::Action::kRefuse)
     events_.append("grant.refused", model.name(), decision.sentence);
+  record(model, action, decision.sentence, decision.inputs);
+}
+
+void Reconciler::record(VolumeModel& model, const std::string& action, const std::string& sentence,
+                        const std::map<std::string, double>& inputs) {
   model.last_action = action;
-  v1::Decision record;
-  record.set_time_ms(options_.clock());
-  record.set_action(action);
-  record.set_sentence(decision.sentence);
-  for (const auto& [name, value] : decision.inputs) (*record.mutable_inputs())[name] = value;
-  const Status stored = store_.add_decision(model.id(), record);
+  v1::Decision row;
+  row.set_time_ms(options_.clock());
+  row.set_action(action);
+  row.set_sentence(sentence);
+  for (const auto& [name, value] : inputs) (*row.mutable_inputs())[name] = value;
+  const Status stored = store_.add_decision(model.id(), row);
   if (!stored) log::error("decision about {} not recorded: {}", model.name(), stored.error().message);
 }
 
@@ -209,6 +240,7 @@ Result<v1::Explanation> Reconciler::explain(const VolumeModel& model) const {
         "A shadow is granted when P(growth > what is left, over {:.1f} s of lead and {:.1f} s of review) "
         "exceeds {:g}.",
         forecast.lead_time_p99_s(), options_.policy.review_s, options_.policy.risk_budget);
+    if (volume.policy().reclaim()) sentence += fmt::format(" Reclaim: {}.", decide_reclaim(model).sentence);
   }
   out.set_sentence(sentence);
   ASSIGN_OR_RETURN(const auto decisions, store_.decisions(model.id(), limits::kDecisionsPerVolume));

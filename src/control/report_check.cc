@@ -45,6 +45,12 @@ Status check_space(uint64_t used, uint64_t capacity, uint64_t size) {
   return {};
 }
 
+Status check_job(const v1::Job& job) {
+  TRY(Uuid::parse(job.segment_uuid()));
+  if (v1::JobKind_IsValid(job.kind())) return {};
+  return nonsense(fmt::format("job of kind {}: expected one that is known", static_cast<int>(job.kind())));
+}
+
 }  // namespace
 
 namespace {
@@ -79,6 +85,11 @@ Status check_volume_report(const v1::Volume& volume) {
   const auto count = static_cast<size_t>(volume.segments_size());
   if (count == 0 || count > base_limits::kSegments) {
     return nonsense(fmt::format("{} segments: expected 1 to {}", count, base_limits::kSegments));
+  }
+  if (volume.has_job()) TRY(check_job(volume.job()));
+  if (!v1::MergeMode_IsValid(volume.policy().merge())) {
+    return nonsense(
+        fmt::format("merge mode {}: expected adopt or fold", static_cast<int>(volume.policy().merge())));
   }
   std::set<uint32_t> ids;
   std::set<std::string> uuids;
@@ -132,14 +143,18 @@ Status check_hello(const v1::Hello& hello) {
 std::string printable(std::string_view words) {
   constexpr size_t kShown = 400;
   std::string out(words.substr(0, kShown));
-  std::replace_if(
-      out.begin(), out.end(), [](char c) { return c < 0x20 || c >= 0x7f; }, '?');
+  std::replace_if(out.begin(), out.end(), [](char c) { return c < 0x20 || c >= 0x7f; }, '?');
   return out;
 }
 
 Status check_metrics(const v1::VolumeMetrics& metrics, uint64_t volume_size) {
   TRY(check_space(metrics.used(), metrics.capacity(), volume_size));
   TRY(check_squeezed(metrics.squeezed()));
+  if (metrics.leaving() > metrics.capacity()) {
+    return nonsense(
+        fmt::format("leaving {} is more than the capacity {}", metrics.leaving(), metrics.capacity()));
+  }
+  if (metrics.has_job()) TRY(check_job(metrics.job()));
   // In one interval no more can be touched first than the volume holds and what was freed meanwhile.
   const uint64_t touchable = volume_size + kUnfreedBytes + kClusterBytes;
   const uint64_t freed = std::min(metrics.freed_bytes(), kCapacityMax);

@@ -124,6 +124,7 @@ Status Requests::create_volume(const v1::CreateVolumeRequest& request, Done done
   TRY(check_size(request.size(), "size", base_limits::kVolumeSizeMin, base_limits::kVolumeSizeMax));
   TRY(check_size(request.primary_size(), "primary_size", base_limits::kSegmentSizeMin,
                  base_limits::kSegmentSizeMax));
+  TRY(check_policy(request.policy()));
   TRY(check_redirect(request.redirect()));
   TRY(check_wall(request.hold_timeout_ms(), request.backpressure()));
   if (!v1::SqueezeMode_IsValid(request.squeeze())) {
@@ -146,6 +147,10 @@ Status Requests::create_volume(const v1::CreateVolumeRequest& request, Done done
                                                             : request.hold_timeout_ms());
   action.set_checksums(request.checksums());
   if (request.has_backpressure()) *action.mutable_backpressure() = request.backpressure();
+  *action.mutable_policy() = request.policy();
+  if (action.policy().merge() == v1::MERGE_MODE_UNSPECIFIED) {
+    action.mutable_policy()->set_merge(v1::MERGE_MODE_ADOPT);
+  }
   return reconciler_.begin(pool->agent_id(), std::move(intent), std::move(done));
 }
 
@@ -221,7 +226,7 @@ Status Requests::merge_shadow(const v1::MergeShadowRequest& request, Done done) 
   ASSIGN_OR_RETURN(VolumeModel * model, volume(request.volume()));
   const v1::Segment* chosen = nullptr;
   for (const v1::Segment& segment : model->volume().segments()) {
-    if (segment.id() == 0) continue;
+    if (segment.id() == 0 || is_leaving(segment)) continue;
     const bool wanted = request.segment_id() == 0 ? segment.state() != v1::SEGMENT_STATE_MERGED
                                                   : segment.id() == request.segment_id();
     if (wanted && (chosen == nullptr || segment.id() < chosen->id())) chosen = &segment;

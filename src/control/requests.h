@@ -13,6 +13,7 @@ namespace foreshadow::control {
 Status check_size(uint64_t size, std::string_view what, uint64_t min, uint64_t max);
 
 Status check_redirect(v1::RedirectMode redirect);
+Status check_policy(const v1::VolumePolicy& policy);
 Status check_wall(uint32_t hold_timeout_ms, const v1::Backpressure& backpressure);
 
 // Each call validates, records an intent and sends it; `done` gets the agent's answer, once, with the core's
@@ -37,6 +38,12 @@ class Requests {
   Status merge_shadow(const v1::MergeShadowRequest& request, Done done);
   Status squeeze_shadow(const v1::SqueezeShadowRequest& request, Done done);
 
+  // Of the way back. `plan` is filled in before anything is begun; with plan_only, or without a step to take,
+  // `done` is called at once.
+  Status fold_shadow(const v1::SegmentRequest& request, Done done);
+  Status drain_segment(const v1::SegmentRequest& request, Done done);
+  Status shrink_volume(const v1::ShrinkVolumeRequest& request, v1::ShrinkPlan* plan, Done done);
+
   // kInvalidArgument for what cannot be a name, kNotFound for a volume that is not there.
   Result<VolumeModel*> volume(const std::string& name) const;
 
@@ -47,6 +54,11 @@ class Requests {
   // The pool for a volume to be made under a name that nobody has, with room for `primary_size` bytes.
   Result<const v1::Pool*> place_for(const std::string& name, const std::string& pool,
                                     uint64_t primary_size) const;
+  // The volume, unless it cannot be changed.
+  Result<VolumeModel*> writable(const std::string& name) const;
+  // The shadow of that number, unless it leaves in another way than by `kind` already.
+  Result<const v1::Segment*> leaving(const VolumeModel& model, uint32_t segment_id,
+                                     std::string_view kind) const;
   uint64_t policy_size(const VolumeModel& model, const std::string& pool_name) const;
 
   Reconciler& reconciler_;

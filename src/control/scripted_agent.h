@@ -5,6 +5,7 @@
 #include <string>
 
 #include "control/scratch_directory.h"
+#include "control/scripted_segments.h"
 #include "foreshadow/v1/agent.pb.h"
 
 namespace foreshadow::control {
@@ -84,7 +85,7 @@ class ScriptedAgent {
   std::map<std::string, v1::Pool> pools;
   std::map<std::string, v1::Volume> volumes;
   uint64_t repeats = 0;
-  // While set, grants and merges are refused with this status.
+  // While set, what changes segments is refused with this status.
   int refuse_code = 0;
   std::string refuse_message;
 
@@ -96,7 +97,10 @@ class ScriptedAgent {
       const uint64_t capacity = intent.add_pool().capacity();
       add_pool(intent.add_pool().name(), capacity == 0 ? 1ull << 40 : capacity);
     } else if (intent.has_create_volume()) {
-      *ack.mutable_volume() = create(intent.create_volume());
+      v1::Volume& volume = create(intent.create_volume());
+      volume.set_squeeze(intent.create_volume().squeeze());
+      *volume.mutable_policy() = intent.create_volume().policy();
+      *ack.mutable_volume() = volume;
     } else if (intent.has_adopt_device()) {
       *ack.mutable_volume() = adopt(intent.adopt_device());
     } else if (intent.has_grow_volume()) {
@@ -107,6 +111,7 @@ class ScriptedAgent {
       v1::Volume& volume = volumes.at(intent.set_volume().volume_id());
       volume.set_hold_timeout_ms(intent.set_volume().hold_timeout_ms());
       *volume.mutable_backpressure() = intent.set_volume().backpressure();
+      if (intent.set_volume().has_policy()) *volume.mutable_policy() = intent.set_volume().policy();
       *ack.mutable_volume() = volume;
     } else if (intent.has_delete_volume()) {
       if (volumes.erase(intent.delete_volume().volume_id()) == 0) ack.set_code(5);
@@ -137,7 +142,17 @@ class ScriptedAgent {
       ack.mutable_squeeze()->set_squeezed(30);
       ack.mutable_squeeze()->set_containers(10);
       *ack.mutable_volume() = volumes.at(intent.squeeze_shadow().volume_id());
+    } else if (intent.has_fold_shadow()) {
+      *ack.mutable_volume() = volumes.at(intent.fold_shadow().volume_id());
+      release_segment(*ack.mutable_volume(), pools, intent.fold_shadow().segment_uuid(), true);
+    } else if (intent.has_drain_segment()) {
+      *ack.mutable_volume() = volumes.at(intent.drain_segment().volume_id());
+      release_segment(*ack.mutable_volume(), pools, intent.drain_segment().segment_uuid(), false);
+    } else if (intent.has_resize_segment()) {
+      *ack.mutable_volume() = volumes.at(intent.resize_segment().volume_id());
+      cut_segment(*ack.mutable_volume(), pools, intent.resize_segment());
     }
+    if (ack.has_volume()) volumes[ack.volume().id()] = ack.volume();
   }
 
   template <typename Action>
@@ -148,7 +163,6 @@ class ScriptedAgent {
     volume.set_size(action.size());
     volume.set_pool(action.pool());
     volume.set_redirect(action.redirect());
-    if constexpr (requires { action.squeeze(); }) volume.set_squeeze(action.squeeze());
     volume.set_uri("nbd+unix:///" + action.name());
     // The primary's UUID is the agent's to choose.
     add_segment(volume, action.volume_id(), action.pool(), action.primary_size());
@@ -166,7 +180,8 @@ class ScriptedAgent {
   }
 
   void add_segment(v1::Volume& volume, const std::string& uuid, const std::string& pool, uint64_t size) {
-    const auto id = static_cast<uint32_t>(volume.segments_size());
+    const uint32_t id =
+        volume.segments_size() == 0 ? 0 : volume.segments(volume.segments_size() - 1).id() + 1;
     v1::Segment& segment = *volume.add_segments();
     segment.set_id(id);
     segment.set_uuid(uuid);
@@ -174,6 +189,7 @@ class ScriptedAgent {
     segment.set_role(id == 0 ? v1::SEGMENT_ROLE_PRIMARY : v1::SEGMENT_ROLE_SHADOW);
     segment.set_state(id == 0 ? v1::SEGMENT_STATE_MERGED : v1::SEGMENT_STATE_WARM);
     segment.set_capacity(size - kMetadataBytes);
+    segment.set_backing(size);
     volume.set_capacity(volume.capacity() + segment.capacity());
     pools.at(pool).set_used(pools.at(pool).used() + size);
   }

@@ -15,6 +15,7 @@
 
 #include "base/types.h"
 #include "control/control_limits.h"
+#include "control/scratch_directory.h"
 #include "control/scripted_agent.h"
 #include "control/server.h"
 #include "foreshadow/v1/agent.grpc.pb.h"

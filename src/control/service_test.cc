@@ -372,5 +372,38 @@ TEST_F(ImpatientServiceTest, AnUnansweredRequestTimesOutAndIsFinishedLater) {
   EXPECT_EQ(get("data").volume().name(), "data");
 }
 
+TEST_F(ImpatientServiceTest, WorkThatCopiesIsWaitedForAsLongAsItTakes) {
+  agent_.connect(address_);
+  agent_.with([](ScriptedAgent& agent) { agent.add_pool("default", 1ull << 40); });
+  v1::Volume volume;
+  (void)call(&v1::ControlService::Stub::CreateVolume, volume_request("data"), &volume);
+  Follower events(*stub_, "data");
+  events.wait_for("shadow.warm");
+  agent_.send(agent_.with([](ScriptedAgent& agent) {
+    return agent.event(agent.volumes.begin()->first, v1::VolumeEvent::KIND_REDIRECTED, 1,
+                       v1::SEGMENT_STATE_ACTIVE);
+  }));
+  events.wait_for("shadow.warm");
+  agent_.set_silent(true);
+  std::thread agent([&] {
+    v1::Intent fold;
+    for (size_t count = 4; !fold.has_fold_shadow(); ++count) fold = agent_.wait_for_intents(count);
+    std::this_thread::sleep_for(4 * ack_timeout_);
+    agent_.answer(fold);
+  });
+  v1::SegmentRequest request;
+  request.set_volume("data");
+  const grpc::Status folded = call(&v1::ControlService::Stub::FoldShadow, request, &volume);
+  agent.join();
+  ASSERT_TRUE(folded.ok()) << folded.error_message();
+  ASSERT_GE(volume.segments_size(), 2);
+  EXPECT_EQ(volume.segments(1).id(), 2u);
+  // The caller's own deadline still counts.
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + 4 * ack_timeout_);
+  request.set_segment_id(2);
+  EXPECT_EQ(stub_->DrainSegment(&context, request, &volume).error_code(), grpc::DEADLINE_EXCEEDED);
+}
+
 }  // namespace
 }  // namespace foreshadow::control

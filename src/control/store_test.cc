@@ -9,7 +9,7 @@
 
 #include "base/types.h"
 #include "control/schema.h"
-#include "control/scripted_agent.h"
+#include "control/scratch_directory.h"
 #include "control/sqlite.h"
 
 namespace foreshadow::control {

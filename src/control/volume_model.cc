@@ -48,11 +48,14 @@ Result<HistoryRow> VolumeModel::observe(uint64_t time_ms, uint32_t interval_ms,
   latest_ = metrics;
   volume_.set_used(metrics.used());
   volume_.set_capacity(metrics.capacity());
+  volume_.set_leaving(metrics.leaving());
   volume_.set_data(metrics.data());
   volume_.set_map_memory_bytes(metrics.map_memory_bytes());
   volume_.set_logical(metrics.logical());
   *volume_.mutable_squeezed() = metrics.squeezed();
   volume_.set_held_now(metrics.held_now());
+  volume_.clear_job();
+  if (metrics.has_job()) *volume_.mutable_job() = metrics.job();
   for (const v1::SegmentUse& use : metrics.segments()) {
     for (v1::Segment& segment : *volume_.mutable_segments()) {
       if (segment.id() == use.id()) segment.set_used(std::min(use.used(), segment.capacity()));
@@ -86,8 +89,17 @@ bool VolumeModel::feed(const HistoryRow& row) {
   return true;
 }
 
+bool is_leaving(const v1::Segment& segment) {
+  return segment.state() == v1::SEGMENT_STATE_DRAINING || segment.state() == v1::SEGMENT_STATE_FOLDING;
+}
+
+uint64_t lasting_capacity(const v1::Volume& volume) {
+  return volume.capacity() - std::min(volume.leaving(), volume.capacity());
+}
+
 v1::Forecast VolumeModel::forecast() const {
-  const uint64_t free = volume_.capacity() > volume_.used() ? volume_.capacity() - volume_.used() : 0;
+  const uint64_t capacity = lasting_capacity(volume_);
+  const uint64_t free = capacity > volume_.used() ? capacity - volume_.used() : 0;
   return make_forecast(*forecaster_, free, lead.p99_s());
 }
 

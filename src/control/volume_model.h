@@ -64,6 +64,10 @@ class VolumeModel {
   uint64_t grants_refused = 0;     // by the pool, since the last success
   uint64_t refused_pool_free = 0;  // what the pool could promise when it refused last
   std::string last_action;         // of the last recorded decision
+  std::string not_folded;          // the segment that could not be folded, and is adopted instead
+  Backoff reclaim_backoff;
+  uint64_t last_grant_ms = 0;   // 0: none since control started
+  uint64_t roomy_since_ms = 0;  // more has been free than policy lets be; 0: it is not so now
 
  private:
   bool feed(const HistoryRow& row);
@@ -82,6 +86,11 @@ class VolumeModel {
   uint64_t rewound_ms_ = 0;  // the last refused time
   uint32_t rewound_ = 0;     // refused in a row
 };
+
+bool is_leaving(const v1::Segment& segment);
+// Segments that are being emptied take no new writes: their capacity is gone already, their data is to fit
+// into the others.
+uint64_t lasting_capacity(const v1::Volume& volume);
 
 // The forecast as people and programs get it; negative times mean "not within a year".
 v1::Forecast make_forecast(const forecast::Forecaster& forecaster, uint64_t free_bytes, double lead_p99_s);

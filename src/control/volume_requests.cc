@@ -34,6 +34,19 @@ Status check_wall(uint32_t hold_timeout_ms, const v1::Backpressure& backpressure
   return {};
 }
 
+Status check_policy(const v1::VolumePolicy& policy) {
+  if (!v1::MergeMode_IsValid(policy.merge())) {
+    return fail(Code::kInvalidArgument,
+                fmt::format("merge {}: expected {} (adopt) or {} (fold)", static_cast<int>(policy.merge()),
+                            static_cast<int>(v1::MERGE_MODE_ADOPT), static_cast<int>(v1::MERGE_MODE_FOLD)));
+  }
+  if (policy.reclaim_hold_s() > limits::kReclaimHoldMaxS) {
+    return fail(Code::kInvalidArgument, fmt::format("reclaim_hold_s {}: at most {}", policy.reclaim_hold_s(),
+                                                    limits::kReclaimHoldMaxS));
+  }
+  return {};
+}
+
 Result<const v1::Pool*> Requests::place_for(const std::string& name, const std::string& pool_name,
                                             uint64_t primary_size) const {
   bool taken = reconciler_.fleet().volume_named(name) != nullptr;
@@ -123,15 +136,24 @@ Status Requests::grow_volume(const v1::GrowVolumeRequest& request, Done done) {
 
 Status Requests::set_volume(const v1::SetVolumeRequest& request, Done done) {
   ASSIGN_OR_RETURN(const VolumeModel* model, volume(request.name()));
-  if (request.hold_timeout_ms() == 0 && !request.has_backpressure()) {
-    return fail(Code::kInvalidArgument, "nothing is asked for: expected hold_timeout_ms or backpressure");
+  const bool decides =
+      request.merge() != v1::MERGE_MODE_UNSPECIFIED || request.has_reclaim() || request.has_reclaim_hold_s();
+  if (request.hold_timeout_ms() == 0 && !request.has_backpressure() && !decides) {
+    return fail(Code::kInvalidArgument,
+                "nothing is asked for: expected hold_timeout_ms, backpressure, merge or reclaim");
   }
+  v1::VolumePolicy policy = model->volume().policy();
+  if (request.merge() != v1::MERGE_MODE_UNSPECIFIED) policy.set_merge(request.merge());
+  if (request.has_reclaim()) policy.set_reclaim(request.reclaim());
+  if (request.has_reclaim_hold_s()) policy.set_reclaim_hold_s(request.reclaim_hold_s());
+  TRY(check_policy(policy));
   TRY(check_wall(request.hold_timeout_ms(), request.backpressure()));
   v1::Intent intent;
   v1::Intent::SetVolume& action = *intent.mutable_set_volume();
   action.set_volume_id(model->id());
   action.set_hold_timeout_ms(request.hold_timeout_ms());
   if (request.has_backpressure()) *action.mutable_backpressure() = request.backpressure();
+  if (decides) *action.mutable_policy() = policy;
   return reconciler_.begin(model->agent(), std::move(intent), std::move(done));
 }
 

@@ -49,6 +49,7 @@ class Engine final : public Volume,
     return evacuator_.resize(segment, bytes);
   }
   JobInfo job() const override { return evacuator_.job(); }
+  void stop_jobs() override { evacuator_.stop(); }
   io::Task<Result<SqueezeReport>> squeeze_segment(Uuid segment, SqueezeOptions options) override;
   SqueezeReport squeeze_progress() const override { return squeezer_.report(); }
   void stop_squeezing() override { squeezer_.stop(); }

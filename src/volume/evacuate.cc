@@ -61,10 +61,11 @@ Evacuator::Evacuator(Engine& engine)
 io::Task<Status> Evacuator::as_job(Job job, io::Task<Status> work) {
   const uint32_t goes_first = job.kind == Job::Kind::kSqueeze ? 0 : 1;
   jobs_waiting_ += goes_first;
-  while (job_.kind != Job::Kind::kNone && !engine_.closing_) co_await job_ended_.wait();
+  const auto ends = [&] { return engine_.closing_ || (stopped_ && job.kind != Job::Kind::kSqueeze); };
+  while (job_.kind != Job::Kind::kNone && !ends()) co_await job_ended_.wait();
   jobs_waiting_ -= goes_first;
   Status outcome;
-  if (engine_.closing_) {
+  if (ends()) {
     outcome = fail(Code::kShutdown, fmt::format("volume {} is closing", engine_.name()));
   } else if (committer_.poisoned()) {
     outcome = fail(Code::kReadOnly, committer_.poison_reason());
@@ -75,6 +76,12 @@ io::Task<Status> Evacuator::as_job(Job job, io::Task<Status> work) {
   }
   job_ended_.notify_all();
   co_return outcome;
+}
+
+void Evacuator::stop() {
+  stopped_ = true;
+  relocator_.stop();
+  job_ended_.notify_all();  // who waits for a turn is told
 }
 
 JobInfo Evacuator::job() const {

@@ -37,6 +37,9 @@ class Evacuator {
   // `work` runs with nothing else evacuating.
   io::Task<Status> as_job(Job job, io::Task<Status> work);
   JobInfo job() const;
+  // No further job begins but a squeeze; the one under way ends with kShutdown.
+  void stop();
+  bool stopping() const { return stopped_; }
   bool idle() const { return job_.kind == JobKind::kNone; }
   bool others_wait() const { return jobs_waiting_ > 0; }  // for a squeeze to end
   io::Event& ended() { return job_ended_; }               // told whenever one has
@@ -65,6 +68,7 @@ class Evacuator {
   Job job_;
   io::Event job_ended_;
   uint32_t jobs_waiting_ = 0;
+  bool stopped_ = false;
 };
 
 }  // namespace foreshadow::volume

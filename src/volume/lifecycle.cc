@@ -140,8 +140,7 @@ io::Task<Status> Engine::close() {
   closing_ = true;
   fail_held(Code::kShutdown);
   band_.release();
-  relocator_.stop();
-  evacuator_.ended().notify_all();  // who waits for a turn is told
+  evacuator_.stop();
   while (!evacuator_.idle()) co_await evacuator_.ended().wait();
   scrubber_.stop();
   auto idle = co_await scrubber_.wait_idle();

@@ -59,7 +59,8 @@ io::Task<Status> Squeezer::evacuate(const Evacuation& what) {
   const Pcn end = what.from->row.pcn_base.next(what.from->allocator.clusters());
   const auto leaves = [&](Pcn pcn) { return pcn >= begin && pcn < end; };
   const auto may_go_on = [&]() -> Status {
-    if (engine_.closing_) return fail(Code::kShutdown, "the volume is closing");
+    if (engine_.closing_ || engine_.evacuator_.stopping())
+      return fail(Code::kShutdown, "the volume is closing");
     if (engine_.committer_.poisoned()) return fail(Code::kReadOnly, engine_.committer_.poison_reason());
     return {};
   };

@@ -161,6 +161,9 @@ class Volume : public block::BlockDevice {
   virtual io::Task<Status> grow(uint64_t size) = 0;
   virtual void set_wall(const WallPolicy& policy) = 0;  // at once, for what is held now as well
   virtual WallPolicy wall() const = 0;
+  // Before an end: a fold, drain or resize under way stops with kShutdown, and none begins any more. Serves
+  // on.
+  virtual void stop_jobs() = 0;
 
   virtual io::Task<Status> flush() = 0;       // as a kFlush request
   virtual io::Task<Status> checkpoint() = 0;  // fold the journal into the tables
