@@ -40,10 +40,30 @@ void describe(const extent::Recovered& state, RescuedVolume& out) {
   out.whole = true;
 }
 
+// Of a volume over an image: the image, where its label says that it is. Null for any other, and for one
+// whose label cannot be read before it is repaired: a repeat finds it.
+io::Task<Result<std::unique_ptr<io::File>>> open_image(io::Loop& loop, const Files& files, bool apply) {
+  using Mode = io::Directory::Mode;
+  for (const auto& file : files) {
+    std::string blemish;
+    const auto label = co_await extent::read_label(*file, &blemish);
+    if (label && label->base)
+      co_return io::open_device(loop, label->base->path, apply ? Mode::kReadWriteLocked : Mode::kReadOnly);
+  }
+  co_return std::unique_ptr<io::File>();
+}
+
 // First by what is redundant, then, if no superblock is left, from tables and journal.
-io::Task<Status> rescue_volume(const Files& files, bool apply, RescuedVolume& out) {
-  const std::vector<io::File*> pointers = pointers_of(files);
-  auto repaired = co_await extent::repair_segments(pointers, apply);
+io::Task<Status> rescue_volume(io::Loop& loop, const Files& files, bool apply, RescuedVolume& out) {
+  std::vector<io::File*> pointers = pointers_of(files);
+  const auto image = co_await open_image(loop, files, apply);
+  if (!image) {
+    out.problems.push_back("its image: " + image.error().message);
+    co_return Status{};
+  }
+  const size_t base = *image == nullptr ? extent::kNoBase : pointers.size();
+  if (*image != nullptr) pointers.push_back(image->get());
+  auto repaired = co_await extent::repair_segments(pointers, apply, base);
   if (!repaired) co_return tl::unexpected(repaired.error());
   out.repaired = std::move(repaired->repaired);
   for (size_t i = 0; i < files.size() && out.name.empty(); ++i) {
@@ -51,7 +71,7 @@ io::Task<Status> rescue_volume(const Files& files, bool apply, RescuedVolume& ou
     const auto label = co_await extent::read_label(*files[i], &blemish);
     if (label) out.name = label->name;
   }
-  auto state = co_await extent::recover(pointers);
+  auto state = co_await extent::recover(pointers, base);
   if (state) {
     describe(**state, out);
     co_return Status{};
@@ -79,7 +99,7 @@ io::Task<Status> rescue_volume(const Files& files, bool apply, RescuedVolume& ou
   if (!apply) co_return Status{};
   auto written = co_await extent::write_superblock(*files[rebuilt->primary], rebuilt->super);
   if (!written) co_return written;
-  state = co_await extent::recover(pointers);
+  state = co_await extent::recover(pointers, base);
   if (state) {
     describe(**state, out);
   } else {
@@ -168,7 +188,7 @@ Result<RescueReport> rescue(const std::vector<std::string>& directories, const s
   for (auto& [id, files] : groups) {
     RescuedVolume& volume = out.volumes.emplace_back();
     volume.id = id.str();
-    const Status done = run(*loop, rescue_volume(files, apply, volume));
+    const Status done = run(*loop, rescue_volume(*loop, files, apply, volume));
     if (!done) volume.problems.push_back(done.error().message);
   }
   groups.clear();

@@ -77,7 +77,7 @@ class Rig {
     return {std::istreambuf_iterator<char>(in), {}};
   }
   void create_over(const std::vector<uint8_t>& bytes, uint64_t head,
-                   Redirect redirect = Redirect::kAllocating) {
+                   Redirect redirect = Redirect::kAllocating, bool checksums = false) {
     make_image(bytes);
     base_ = Uuid::random(rng_);
     CreateOptions how;
@@ -86,6 +86,7 @@ class Rig {
     how.size = bytes.size() / 512 * 512;
     how.redirect = redirect;
     how.base = BaseImage{base_, how.size, image_path()};
+    how.checksums = checksums;
     const Uuid segment = Uuid::random(rng_);
     auto file = pool_->create(segment.str(), head);
     ASSERT_TRUE(file) << file.error().message;
