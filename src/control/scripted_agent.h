@@ -10,8 +10,7 @@
 
 namespace foreshadow::control {
 
-// Answers each intent once, and a repeated one with the same answer, as api/foreshadow/v1/agent.proto
-// demands.
+// Answers each intent once, and a repeated one with the same answer, as agent.proto demands.
 class ScriptedAgent {
  public:
   explicit ScriptedAgent(std::string id) : id_(std::move(id)) { add_pool("default", 1ull << 40); }
