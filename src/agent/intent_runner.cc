@@ -36,7 +36,6 @@ Result<VolumeSpec> parse_spec(const Action& action) {
   spec.pool = action.pool();
   spec.hold_timeout_ms = action.hold_timeout_ms();
   if (action.has_backpressure()) spec.backpressure = action.backpressure();
-  spec.policy = action.policy();
   switch (action.redirect()) {
     case v1::REDIRECT_MODE_UNSPECIFIED:
     case v1::REDIRECT_MODE_ALLOCATING:
@@ -252,6 +251,7 @@ io::Task<Status> IntentRunner::create_volume(v1::Intent::CreateVolume action) {
   if (!squeeze) co_return tl::unexpected(squeeze.error());
   spec->squeeze = *squeeze;
   spec->checksums = action.checksums();
+  spec->policy = action.policy();
   const auto created = co_await volumes_.create(*spec);
   if (!created) co_return tl::unexpected(created.error());
   co_return Status{};
