@@ -248,7 +248,8 @@ class World {
         v1::CheckVolumeRequest check;
         check.set_name(in.text(8));
         check.set_repair((how & 2) != 0);
-        status = how % 2 == 0 ? requests_.check_volume(check, {}) : requests_.delete_volume("demo", {});
+        status = how % 2 == 0 ? requests_.check_volume(check, {})
+                              : requests_.delete_volume("demo", (how & 4) != 0, {});
       }
     }
     if (!status) expect(!status.error().message.empty(), "a refusal says why");
