@@ -282,6 +282,7 @@ class Cutter {
     ++result_.images;
     World world(1, false, false);
     world.swarm = recording_.swarm;
+    world.size_asked = world.size_promised = world.swarm.create.size;
     world.oracle = oracle_;
     world.oracle.crash();
     world.scheduler.set_orderly(true);

@@ -462,13 +462,18 @@ void Workload::release(Act act) {
     shadow->busy = false;
     const bool no_room = !status && (status.error().code == Code::kNoSpace ||
                                      (what[0] == 'f' && status.error().code == Code::kFailedPrecondition));
-    // Rotten data does not go into an image, where nothing would tell.
-    const bool refused = !status && what[0] == 'f' && status.error().code == Code::kCorrupt &&
-                         world_.base.disk != nullptr && world_.may_be_corrupt(0, world_.oracle.bytes());
+    // Rotten data does not go into an image, where nothing would tell; a rotten blob cannot be moved as
+    // clusters.
+    const bool refused = !status && may_refuse(status.error().code);
     if (refused) ++world_.refusals;
     if (!control_ended(what, no_room || refused ? Status{} : status)) return;
     if (status) world_.remove(shadow);
   });
+}
+
+// What moves data may say that it is not what was written.
+bool Workload::may_refuse(Code code) const {
+  return code == Code::kCorrupt && (world_.rotten || world_.may_be_corrupt(0, world_.oracle.bytes()));
 }
 
 void Workload::resize() {
@@ -484,7 +489,8 @@ void Workload::resize() {
         !status &&
         (status.error().code == Code::kNoSpace || status.error().code == Code::kNotFound ||
          status.error().code == Code::kFailedPrecondition || status.error().code == Code::kInvalidArgument);
-    (void)control_ended("resize", no_room ? Status{} : status);
+    const bool refused = !status && may_refuse(status.error().code);
+    (void)control_ended("resize", no_room || refused ? Status{} : status);
   });
 }
 

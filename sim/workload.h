@@ -85,6 +85,7 @@ class Workload {
   void merge();
   void release(Act act);
   void resize();
+  bool may_refuse(Code code) const;
   void checkpoint();
   void check();
   void squeeze();

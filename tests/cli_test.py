@@ -78,7 +78,7 @@ BAD_WORDS = [
     (1, "volume shrink nothere --auto", ['"nothere"', "good"]),
     (2, "volume set good --merge swallow", ['"swallow"', "adopt or fold"]),
     (2, "volume set good --reclaim maybe", ['"maybe"', "on or off"]),
-    (1, "volume set good --reclaim-after 100000h", ["at most"]),
+    (1, "volume set good --reclaim-after 1000h", ["at most"]),
     (1, "volume set nothere --reclaim on", ['"nothere"', "good"]),
     (1, "pool add other --dir /nonexistent/foreshadow", ["/nonexistent/foreshadow"]),
     (1, "pool add default --dir /tmp", ['"default"', "exists already"]),
@@ -436,7 +436,8 @@ def the_way_back(server, volume):
         assert {s["uuid"] for s in out[command]["segments"]} == before, out[command]["segments"]
     shrunk = server.cli("volume", "shrink", "db", "--to", "900MiB", "--plan")
     expect_fields("shrink", PLAN, shrunk["plan"])
-    assert shrunk["plan"]["steps"] == [], shrunk["plan"]
+    # A shadow that waits warm is more than the volume needs, and holds nothing.
+    assert all(step["moves_bytes"] == 0 for step in shrunk["plan"]["steps"]), shrunk["plan"]
     out["shrink"] = shrunk["volume"]
     words = ["--merge", "fold", "--reclaim", "on", "--reclaim-after", "1h"]
     out["set"] = server.cli("volume", "set", "db", *words)

@@ -230,7 +230,7 @@ TEST(Squeeze, RequestsGoOnMeanwhileAndNothingIsLost) {
     EXPECT_GT(rig.wait(client(rig, 24 * kMiB, stop)), 10u);
     ASSERT_TRUE(done.has_value());
     ASSERT_TRUE(*done) << (*done)->squeezed;
-    EXPECT_GT((*done)->squeezed, 100u);
+    EXPECT_GT((*done)->squeezed, 20u) << "however busy the client was";
     rig.expect_all(0, 24 * kMiB);
   }
 }
