@@ -52,7 +52,7 @@ fuzz: deps-check  ## build the fuzz targets and run each for a minute (SECONDS_E
 	cmake --build build/fuzz --target fuzz_targets -j $(JOBS)
 	fuzz/run --seconds $(or $(SECONDS_EACH),60)
 
-coverage: deps deps-test deps-check  ## line coverage of every room, by unit tests, corpora and a short simulation
+coverage: deps deps-test  ## line coverage of every room, by unit tests, corpora and a short simulation
 	tools/coverage --jobs $(JOBS)
 
 clean:  ## remove all that was built

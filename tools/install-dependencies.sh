@@ -7,7 +7,7 @@ usage() {
 usage: tools/install-dependencies.sh [--list] [build] [test] [check]
   build   what compiles and runs foreshadow (the default)
   test    what `make test` and `make bench` need besides
-  check   clang 19 and gcovr: what `make format`, `make lint`, the fuzz preset and tools/coverage need
+  check   clang 19: what `make format`, `make lint` and the fuzz preset need
   --list  print what is missing and install nothing
 TEXT
 }
@@ -21,7 +21,7 @@ build=(
   libnbd-bin python3-libnbd fuse3 e2fsprogs util-linux mount
 )
 test=(fio qemu-utils nbdkit gnutls-bin)
-check=(clang-19 clang-tidy-19 clang-format-19 libclang-rt-19-dev gcovr)
+check=(clang-19 clang-tidy-19 clang-format-19 libclang-rt-19-dev)
 
 list=0
 wanted=()
