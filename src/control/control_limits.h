@@ -25,7 +25,7 @@ inline constexpr size_t kDeviceLength = 1024;       // bytes of the path of a de
 inline constexpr uint32_t kHoldTimeoutMaxMs = 600'000;
 inline constexpr uint32_t kHoldTimeoutDefaultMs = 60'000;
 inline constexpr uint64_t kScrubRateMax = 1ull << 40;  // bytes a second
-inline constexpr uint32_t kReclaimHoldMaxS = 90 * 24 * 3600;
+inline constexpr uint32_t kReclaimHoldMaxS = 30 * 24 * 3600;
 // Of a request whose answer takes as long as copying does; its caller's own deadline is what ends it.
 inline constexpr std::chrono::hours kLongAckTimeout{30 * 24};
 inline constexpr size_t kHttpConnections = 16;            // one request and one thread each; more wait
