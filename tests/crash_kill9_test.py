@@ -72,7 +72,7 @@ class Mover(threading.Thread):
     def __init__(self, server, volume, way, chance):
         super().__init__(daemon=True)
         self.server, self.volume, self.way = server, volume, way
-        self.rest, self.target, self.failure = chance.uniform(0, 0.15), None, None
+        self.rest, self.target, self.failure = chance.uniform(0, 0.04), None, None
 
     def run(self):
         try:

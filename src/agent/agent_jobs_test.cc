@@ -167,9 +167,10 @@ TEST_F(AgentJobsTest, AStopInTheMiddleOfAFoldDoesNotWaitForItAndTheNextStartGoes
   ASSERT_TRUE(start(options()));
   const v1::Hello hello = control_->wait_for_hello();
   ASSERT_EQ(hello.volumes_size(), 1);
-  // Without a word of control.
+  // Stopped after the fold, or before it had begun (the primary grows first): then there is nothing to go on
+  // with. Else it goes on without a word of control.
   const bool whole = hello.volumes(0).segments_size() == 1;
-  if (!whole) {
+  if (!whole && hello.volumes(0).segments(1).state() != v1::SEGMENT_STATE_MERGED) {
     EXPECT_EQ(hello.volumes(0).segments(1).state(), v1::SEGMENT_STATE_FOLDING);
     const auto released = control_->wait_for([](const v1::AgentMessage& m) {
       return m.has_event() && m.event().kind() == v1::VolumeEvent::KIND_SEGMENT_RELEASED;
@@ -178,7 +179,7 @@ TEST_F(AgentJobsTest, AStopInTheMiddleOfAFoldDoesNotWaitForItAndTheNextStartGoes
     EXPECT_EQ(released->event().segment_id(), 1u);
     EXPECT_EQ(released->event().volume().segments_size(), 1);
   }
-  // A repeat of what was not answered succeeds, as there is nothing left to do.
+  // A repeat of what was not answered succeeds, whether anything is left to do or not.
   EXPECT_EQ(control_->ask(fold_intent(volume_, shadow_)).code(), 0);
   EXPECT_EQ(backings().size(), 1u);
   expect_contents();
