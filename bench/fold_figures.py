@@ -16,7 +16,11 @@ DATA = GIB            # in the shadow, as random 64 KiB over SPREAD
 SPREAD = 4 * GIB
 RANDOM = {"rw": "randwrite", "bs": "64k", "iodepth": 8, "norandommap": True, "size": SPREAD, "io_size": DATA}
 QUIET_SECONDS = 3
-REPORT_SECONDS = 10
+WRITER_SECONDS = 20
+REPORT_SECONDS = 20
+CALM_SECONDS = 3
+# Who asks for it is not to be measured: it starts a program of its own.
+ASIDE = servers.pinned(servers.CLIENT_CORE) + ["nice", "-n", "19"]
 SETTLED = 0.85        # of DATA: some of the places are written twice
 
 
@@ -25,11 +29,15 @@ def make_shadowed(server, directory):
     server.create_volume("bench", 2 * SPREAD, 128 * MIB)
     server.call("shadow", "grant", "bench", "--size", str(2 * DATA))
     load.fio(server, directory, **RANDOM)
-    # The primary is full; what came after it is in shadows. Control knows of it with the next report.
+    # The primary is full; what came after it is in shadows. Control knows of it with the next report, and may
+    # grant what it finds is needed: that must have ended, or it would be measured.
     deadline = time.monotonic() + REPORT_SECONDS
+    quiet_since = time.monotonic()
     while True:
         shown = server.show("bench")
-        if shown["used"] > SETTLED * DATA:
+        if any(segment["state"] == "granted" for segment in shown["segments"]):
+            quiet_since = time.monotonic()
+        if shown["used"] > SETTLED * DATA and time.monotonic() > quiet_since + CALM_SECONDS:
             return [segment for segment in shown["segments"]
                     if segment["role"] == "shadow" and segment["used"] > 0]
         if time.monotonic() > deadline:
@@ -41,8 +49,37 @@ def fold_all(server, shadows):
     """Seconds that it takes."""
     began = time.monotonic()
     for shadow in shadows:
-        server.call("shadow", "fold", "bench", str(shadow["id"]))
+        server.call("shadow", "fold", "bench", str(shadow["id"]), before=ASIDE)
     return time.monotonic() - began
+
+
+def percentile_us(log, begin, end):
+    """99th percentile of the latencies in a log of fio's that ended between two moments, in microseconds."""
+    with open(log, encoding="ascii") as file:
+        rows = [line.split(",")[:2] for line in file]
+    inside = sorted(int(latency) for at, latency in rows if begin <= int(at) / 1e3 < end)
+    if len(inside) < 200:
+        raise RuntimeError(f"{len(inside)} writes in {end - begin:.2f} s: no 99th percentile")
+    return inside[len(inside) * 99 // 100] / 1e3
+
+
+def fold_beside_writer(server, directory, shadows):
+    """A writer of 4 KiB that begins QUIET_SECONDS before the fold and outlasts it."""
+    log = os.path.join(directory, "latency")
+    with ThreadPoolExecutor(1) as other:
+        writing = other.submit(load.fio, server, directory, rw="randwrite", bs="4k", iodepth=8,
+                               norandommap=True, size=SPREAD, rate_iops=4000, time_based=True,
+                               runtime=WRITER_SECONDS, write_lat_log=log, log_unix_epoch=1)
+        time.sleep(1 + QUIET_SECONDS)
+        began = time.time()
+        seconds = fold_all(server, shadows)
+        ended = time.time()
+        if writing.done():
+            raise RuntimeError(f"the fold took {seconds:.1f} s, longer than the writer wrote")
+        writing.result()
+    log += "_clat.1.log"
+    return {"seconds": seconds, "p99_quiet_us": percentile_us(log, began - QUIET_SECONDS, began),
+            "p99_folding_us": percentile_us(log, began, ended)}
 
 
 def fold_once(binary, directory, with_foreground):
@@ -53,18 +90,9 @@ def fold_once(binary, directory, with_foreground):
         used = sum(shadow["used"] for shadow in shadows)
         out = {"bytes": used}
         if with_foreground:
-            quiet = load.measure(server, directory, rw="randwrite", bs="4k", iodepth=8, norandommap=True,
-                                 size=SPREAD,
-                                 rate_iops=4000, time_based=True, runtime=QUIET_SECONDS)
-            out["p99_quiet_us"] = quiet["p99_us"]
-        with ThreadPoolExecutor(1) as other:
-            folding = other.submit(fold_all, server, shadows)
-            if with_foreground:
-                busy = load.measure(server, directory, rw="randwrite", bs="4k", iodepth=8, norandommap=True,
-                                    size=SPREAD,
-                                    rate_iops=4000, time_based=True, runtime=QUIET_SECONDS)
-                out["p99_folding_us"] = busy["p99_us"]
-            out["seconds"] = folding.result()
+            out |= fold_beside_writer(server, directory, shadows)
+        else:
+            out["seconds"] = fold_all(server, shadows)
         out["mib_s"] = used / MIB / out["seconds"]
     shutil.rmtree(directory, ignore_errors=True)
     return out

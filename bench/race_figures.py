@@ -23,6 +23,7 @@ PRIMARY = 256 * MIB
 DELAY_SECONDS = 1.15
 HOLD_TIMEOUT = 5  # seconds; of the volume whose control is dead, so that the end of it is seen
 START_SECONDS = 30
+CALM_SECONDS = 3
 
 
 class Relay(threading.Thread):
@@ -115,6 +116,16 @@ class Halves:
             raise RuntimeError(f"foreshadow {' '.join(words)}: {done.stderr.strip()}")
         return done
 
+    def settled(self, name):
+        """The volume, when nothing has been on its way to it for CALM_SECONDS."""
+        calm_since = time.monotonic()
+        while time.monotonic() < calm_since + CALM_SECONDS:
+            time.sleep(0.1)
+            shown = self.show(name)
+            if any(segment["state"] == "granted" for segment in shown["segments"]):
+                calm_since = time.monotonic()
+        return shown
+
     def show(self, name):
         return json.loads(self.ask("volume", "show", name).stdout)
 
@@ -198,7 +209,8 @@ def without_control(binary, directory, size):
                    "--hold-timeout", f"{HOLD_TIMEOUT}s")
         halves.wait(lambda: any(s["state"] == "warm" for s in halves.show("race")["segments"]),
                     "a warm shadow")
-        before = halves.show("race")
+        # Not in the middle of another grant: the agent would finish it.
+        before = halves.settled("race")
         halves.control.kill()
         halves.control.wait()
         # A little more than there is: what comes after the wall is refused, 8 writes at a time, each after

@@ -118,10 +118,10 @@ class Foreshadow(Server):
                 raise RuntimeError(f"{self.binary} did not come up; see {self.socket}.log")
             time.sleep(0.05)
 
-    def call(self, *words):
-        """A client command; its JSON, or None where it prints none."""
-        done = subprocess.run([self.binary, "--state", self.state, "-o", "json", *words], capture_output=True,
-                              text=True, timeout=CALL_SECONDS, check=False)
+    def call(self, *words, before=()):
+        """A client command, with the words `before` it; its JSON, or None where it prints none."""
+        done = subprocess.run([*before, self.binary, "--state", self.state, "-o", "json", *words],
+                              capture_output=True, text=True, timeout=CALL_SECONDS, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"foreshadow {' '.join(words)}: {done.stderr.strip() or done.stdout.strip()}")
         return json.loads(done.stdout) if done.stdout.strip() else None

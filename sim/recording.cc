@@ -232,8 +232,9 @@ class Recorder {
       return;
     }
     note({Kind::kMergeAsked, 0, 0, 0, number, false, false});
-    spawn(volume_->merge_shadow(uuid),
-          [this, number] { note({Kind::kMerged, 0, 0, 0, number, false, false}); });
+    spawn(volume_->merge_shadow(uuid), [this, number] {
+      note({Kind::kMerged, 0, 0, 0, number, false, false});
+    });
   }
 
   void resize() {
@@ -250,7 +251,7 @@ class Recorder {
     attached_.erase(attached_.begin() + static_cast<ptrdiff_t>(index));
     const Uuid uuid = out_.backings[number].uuid;
     note({Kind::kReleaseAsked, 0, 0, 0, number, false, false});
-    auto job = rng_.below(2) == 0 ? volume_->fold_shadow(uuid) : volume_->drain_segment(uuid);
+    auto job = rng_.below(2) == 0 ? volume_->fold_shadow(uuid, 0) : volume_->drain_segment(uuid);
     spawn(std::move(job), [this, number, uuid] {
       released_.insert(number);
       note({Kind::kReleased, 0, 0, 0, number, false, false});

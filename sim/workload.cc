@@ -457,7 +457,11 @@ void Workload::release(Act act) {
   control_began(what);
   shadow->busy = shadow->release_asked = shadow->merge_asked =
       true;  // what cannot go is part of the volume after it
-  auto job = act == Act::kFold ? volume_.fold_shadow(shadow->uuid) : volume_.drain_segment(shadow->uuid);
+  const volume::SegmentInfo primary = volume_.segments().front();
+  const uint64_t most = std::max(primary.backing, std::min(primary.backing_max, 2 * primary.backing));
+  const uint64_t bytes = primary.backing + world_.rng.below(most - primary.backing + 1);
+  auto job =
+      act == Act::kFold ? volume_.fold_shadow(shadow->uuid, bytes) : volume_.drain_segment(shadow->uuid);
   io::spawn(std::move(job), [this, shadow, what](const Status& status) {
     shadow->busy = false;
     const bool no_room = !status && (status.error().code == Code::kNoSpace ||

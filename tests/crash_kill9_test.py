@@ -163,13 +163,13 @@ def kill9_fio(sandbox):
         writing = subprocess.Popen([*words, "--do_verify=0", "--time_based", "--runtime=60"], text=True,
                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                    preexec_fn=support.die_with_parent)
-        with Churn(volume, size="8MiB", rounds_min=0, tolerant=True):
+        with Churn(volume, size="8MiB", rounds_max=10, rounds_min=0, tolerant=True):
             time.sleep(chance.uniform(0.3, 1.2))
             server.kill()
             writing.wait(timeout=support.DEADLINE)
         server.start()
         volume.check()
-    with Churn(volume):
+    with Churn(volume, rounds_max=10):  # a volume has 64 segments at most
         run(*words, "--fsync=64", "--do_verify=1", "--verify_fatal=1")
     # What fio wrote and verified, and flushed with its last fsync, is there after one more kill.
     support.connect(volume).flush()

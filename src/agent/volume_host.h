@@ -93,8 +93,10 @@ class VolumeHost final : private volume::Listener {
   io::Task<Status> fold_now(Uuid segment);
   io::Task<Status> drain_now(Uuid segment);
   io::Task<Status> resize_now(Uuid segment, uint64_t bytes);
-  uint64_t free_beside(const volume::SegmentInfo& leaving) const;
-  io::Task<Status> grow_primary(Uuid shadow, uint64_t margin);
+  uint64_t lack_beside(const volume::SegmentInfo& leaving) const;
+  Result<uint64_t> primary_for(const volume::SegmentInfo& leaving, uint64_t more) const;
+  io::Task<Status> fold_into_primary(Uuid shadow, uint64_t margin);
+  io::Task<Status> within_pool(Uuid segment, uint64_t bytes, io::Task<Status> growth);
   void note_leaving(const Uuid& segment);
   // The volume has let go of it.
   io::Task<Status> return_backing(Uuid segment);

@@ -58,9 +58,7 @@ io::Task<Status> VolumeHost::fold_now(Uuid segment) {
   Status folded;
   uint64_t margin = 0;
   for (int tries = 0; tries < kGrowTries; ++tries) {
-    const Status grown = co_await grow_primary(segment, margin);
-    if (!grown) co_return grown;
-    folded = co_await volume_->fold_shadow(segment);
+    folded = co_await fold_into_primary(segment, margin);
     if (folded || folded.error().code == Code::kNotFound) {
       const Status returned = co_await return_backing(segment);
       co_return returned;
@@ -71,69 +69,77 @@ io::Task<Status> VolumeHost::fold_now(Uuid segment) {
   co_return folded;
 }
 
-// What new writes find outside of the primary once it is gone.
-uint64_t VolumeHost::free_beside(const volume::SegmentInfo& leaving) const {
-  uint64_t out = 0;
+// What new writes lack outside of the primary once it is gone.
+uint64_t VolumeHost::lack_beside(const volume::SegmentInfo& leaving) const {
+  uint64_t there = 0;
   for (const volume::SegmentInfo& info : volume_->segments()) {
     const bool counts = info.uuid != leaving.uuid && info.role == extent::SegmentRole::kShadow &&
                         info.state != extent::SegmentState::kSealed && !is_leaving(info);
-    out += counts ? info.capacity - std::min(info.used, info.capacity) : 0;
+    there += counts ? info.capacity - std::min(info.used, info.capacity) : 0;
   }
-  return out;
+  return kFreeBeside - std::min(there, kFreeBeside);
 }
 
-// What the primary lacks to take in all of the shadow, and `margin` more; and room for new writes, where
-// there is none beside it and the pool has it.
-io::Task<Status> VolumeHost::grow_primary(Uuid shadow, uint64_t margin) {
-  const std::optional<volume::SegmentInfo> leaving = find_segment(shadow);
-  if (!leaving || leaving->state == extent::SegmentState::kReleased) co_return Status{};
+// How large the primary's backing must be to take in all of it, and `more`.
+Result<uint64_t> VolumeHost::primary_for(const volume::SegmentInfo& leaving, uint64_t more) const {
   const volume::SegmentInfo primary = volume_->segments().front();
   const uint64_t free = primary.capacity - std::min(primary.used, primary.capacity);
-  const uint64_t wanted = leaving->used + margin;
-  if (leaving->uuid == primary.uuid) co_return Status{};
-  const uint64_t beside = free_beside(*leaving);
-  const uint64_t spare = kFreeBeside - std::min(beside, kFreeBeside);
-  if (spare > 0 && wanted + spare > free &&
-      primary.backing + (wanted + spare - free) <= primary.backing_max) {
-    const Status ample = co_await resize_now(primary.uuid, primary.backing + (wanted + spare - free));
-    if (ample || ample.error().code != Code::kNoSpace) co_return ample;
+  const uint64_t wanted = leaving.used + more;
+  const uint64_t bytes = primary.backing + (wanted - std::min(wanted, free));
+  if (bytes <= primary.backing_max) return bytes;
+  return fail(
+      Code::kNoSpace,
+      fmt::format("segment {} holds {}, the primary of volume {} has room for {} and can grow from {} "
+                  "to {} at most: drain or adopt the segment instead",
+                  leaving.id.v, format_size(leaving.used), name(), format_size(free),
+                  format_size(primary.backing), format_size(primary.backing_max)));
+}
+
+// With room for new writes, where there is none beside it and the pool has it.
+io::Task<Status> VolumeHost::fold_into_primary(Uuid shadow, uint64_t margin) {
+  const std::optional<volume::SegmentInfo> leaving = find_segment(shadow);
+  const Uuid primary = volume_->segments().front().uuid;
+  if (!leaving || leaving->state == extent::SegmentState::kReleased || shadow == primary) {
+    const Status folded = co_await volume_->fold_shadow(shadow, 0);
+    co_return folded;
   }
-  if (wanted <= free) co_return Status{};
-  const uint64_t bytes = primary.backing + (wanted - free);
-  if (bytes > primary.backing_max) {
-    co_return fail(
-        Code::kNoSpace,
-        fmt::format("segment {} holds {}, the primary of volume {} has room for {} and can grow from {} to "
-                    "{} at most: drain or adopt the segment instead",
-                    leaving->id.v, format_size(leaving->used), name(), format_size(free),
-                    format_size(primary.backing), format_size(primary.backing_max)));
+  const Result<uint64_t> ample = primary_for(*leaving, margin + lack_beside(*leaving));
+  if (ample) {
+    const Status folded = co_await within_pool(primary, *ample, volume_->fold_shadow(shadow, *ample));
+    if (folded || folded.error().code != Code::kNoSpace) co_return folded;
   }
-  const Status grown = co_await resize_now(primary.uuid, bytes);
-  if (grown || grown.error().code != Code::kNoSpace) co_return grown;
+  const Result<uint64_t> bytes = primary_for(*leaving, margin);
+  if (!bytes) co_return tl::unexpected(bytes.error());
+  const Status folded = co_await within_pool(primary, *bytes, volume_->fold_shadow(shadow, *bytes));
+  if (folded || folded.error().code != Code::kNoSpace) co_return folded;
   co_return fail(Code::kNoSpace, fmt::format("{}; add space to the pool, or adopt the segment instead",
-                                             grown.error().message));
+                                             folded.error().message));
+}
+
+io::Task<Status> VolumeHost::resize_now(Uuid segment, uint64_t bytes) {
+  if (!has_segment(segment)) {
+    co_return fail(Code::kNotFound, fmt::format("volume {} has no segment {}", name(), segment.str()));
+  }
+  const Status resized = co_await within_pool(segment, bytes, volume_->resize_segment(segment, bytes));
+  co_return resized;
 }
 
 // What a segment grows by is set aside in its pool until the backing's own size has it.
-io::Task<Status> VolumeHost::resize_now(Uuid segment, uint64_t bytes) {
-  const std::optional<volume::SegmentInfo> before = find_segment(segment);
-  if (!before) {
-    co_return fail(Code::kNotFound, fmt::format("volume {} has no segment {}", name(), segment.str()));
-  }
+io::Task<Status> VolumeHost::within_pool(Uuid segment, uint64_t bytes, io::Task<Status> growth) {
   if (jobs_stopped_) co_return fail(Code::kShutdown, fmt::format("volume {} is being closed", name()));
-  if (bytes <= before->backing) {
-    const Status cut = co_await volume_->resize_segment(segment, bytes);
-    co_return cut;
+  if (bytes <= find_segment(segment)->backing) {
+    const Status done = co_await growth;
+    co_return done;
   }
   const auto pool = catalog_.pool(whereabouts_.pool_of[segment]);
   if (!pool) co_return tl::unexpected(pool.error());
-  const uint64_t more = bytes - before->backing;
-  Offload claim(catalog_.loop(), [&] { return (*pool)->set_aside(more); });
+  const std::string backing = Backing{id(), segment, {}}.name();
+  Offload claim(catalog_.loop(), [&] { return (*pool)->set_aside(backing, bytes); });
   const Status aside = co_await claim;
   if (!aside) co_return aside;
-  const Status grown = co_await volume_->resize_segment(segment, bytes);
+  const Status grown = co_await growth;
   Offload settle(catalog_.loop(), [&] {
-    (*pool)->let_go(more);
+    (*pool)->let_go(backing);
     return true;
   });
   co_await settle;

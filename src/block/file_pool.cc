@@ -33,9 +33,10 @@ Status FilePool::check_room(uint64_t bytes, std::string_view what) {
                           format_size(now.capacity), what, format_size(bytes)));
 }
 
-Status FilePool::set_aside(uint64_t bytes) {
-  TRY(check_room(bytes, "for a segment to grow by"));
-  aside_ += bytes;
+Status FilePool::set_aside(const std::string& backing, uint64_t size) {
+  ASSIGN_OR_RETURN(const uint64_t now, directory_->size_of(file_name(backing)));
+  TRY(check_room(size - std::min(size, now), "for a segment to grow by"));
+  aside_[backing] = size;
   return {};
 }
 
@@ -67,13 +68,16 @@ Result<std::vector<std::string>> FilePool::list() {
 Result<PoolUsage> FilePool::usage() {
   ASSIGN_OR_RETURN(const std::vector<std::string> names, list());
   PoolUsage out;
+  uint64_t lacking = 0;
   for (const std::string& backing : names) {
     ASSIGN_OR_RETURN(const uint64_t size, directory_->size_of(file_name(backing)));
     out.used += size;
+    const auto aside = aside_.find(backing);
+    if (aside != aside_.end()) lacking += aside->second - std::min(aside->second, size);
   }
   ASSIGN_OR_RETURN(const uint64_t free, directory_->free_bytes());
   out.capacity = capacity_ == 0 ? out.used + free : std::min(capacity_, out.used + free);
-  out.used += aside_;
+  out.used += lacking;
   return out;
 }
 

@@ -1,4 +1,6 @@
 #pragma once
+#include <map>
+
 #include "block/pool.h"
 
 namespace foreshadow::block {
@@ -19,8 +21,8 @@ class FilePool final : public Pool {
   Status remove(const std::string& backing) override;
   Result<std::vector<std::string>> list() override;
   Result<PoolUsage> usage() override;
-  Status set_aside(uint64_t bytes) override;
-  void let_go(uint64_t bytes) override { aside_ -= bytes; }
+  Status set_aside(const std::string& backing, uint64_t size) override;
+  void let_go(const std::string& backing) override { aside_.erase(backing); }
 
  private:
   FilePool(Name name, std::unique_ptr<io::Directory> directory, uint64_t capacity)
@@ -30,7 +32,7 @@ class FilePool final : public Pool {
   Status check_room(uint64_t bytes, std::string_view what);
 
   uint64_t capacity_;
-  uint64_t aside_ = 0;  // set aside and not let go of
+  std::map<std::string, uint64_t> aside_;  // what a backing is to be as large as
 };
 
 }  // namespace foreshadow::block

@@ -53,18 +53,40 @@ TEST_F(FilePoolTest, NoSpaceSaysWhatIsFreeOfWhatAndWhatWasAsked) {
 TEST_F(FilePoolTest, WhatIsSetAsideForAGrowingBackingIsPromisedToNobodyElse) {
   auto pool = open(24 * kMiB);
   ASSERT_TRUE(pool->create("a", 8 * kMiB));
-  const Status past = pool->set_aside(16 * kMiB + 1);
+  const Status past = pool->set_aside("a", 24 * kMiB + 1);
   ASSERT_FALSE(past);
   EXPECT_EQ(past.error().code, Code::kNoSpace);
   for (const char* part : {"fast", "16MiB", "24MiB", "grow"}) {
     EXPECT_NE(past.error().message.find(part), std::string::npos) << past.error().message;
   }
-  ASSERT_TRUE(pool->set_aside(16 * kMiB));  // all there is
+  ASSERT_TRUE(pool->set_aside("a", 24 * kMiB));  // all there is
   EXPECT_EQ(pool->usage().value().used, 24 * kMiB);
   EXPECT_EQ(pool->create("b", 8 * kMiB).error().code, Code::kNoSpace);
-  pool->let_go(16 * kMiB);
+  pool->let_go("a");
   EXPECT_EQ(pool->usage().value().used, 8 * kMiB);
   EXPECT_TRUE(pool->create("b", 16 * kMiB));
+  EXPECT_EQ(pool->set_aside("c", 1).error().code, Code::kNotFound);
+}
+
+TEST_F(FilePoolTest, WhatABackingHasGrownByIsNotCountedTwice) {
+  auto pool = open(24 * kMiB);
+  auto growing = pool->create("a", 8 * kMiB);
+  ASSERT_TRUE(growing);
+  ASSERT_TRUE(pool->set_aside("a", 16 * kMiB));
+  ASSERT_TRUE((*growing)->resize(12 * kMiB));  // a step of it
+  EXPECT_EQ(pool->usage().value().used, 16 * kMiB);
+  ASSERT_TRUE((*growing)->resize(16 * kMiB));
+  EXPECT_EQ(pool->usage().value().used, 16 * kMiB);
+}
+
+// The space itself comes back a moment later, and before anything else that the pool is asked for.
+TEST_F(FilePoolTest, ARemovedBackingIsGoneFromTheListAtOnce) {
+  auto pool = open(24 * kMiB);
+  ASSERT_TRUE(pool->create("a", 8 * kMiB));
+  ASSERT_TRUE(pool->remove("a"));
+  EXPECT_TRUE(pool->list().value().empty());
+  EXPECT_EQ(pool->usage().value().used, 0u);
+  EXPECT_EQ(pool->remove("a").error().code, Code::kNotFound);
 }
 
 TEST_F(FilePoolTest, ASizeNearTheTopOfItsRangeDoesNotWrapAround) {
@@ -74,9 +96,7 @@ TEST_F(FilePoolTest, ASizeNearTheTopOfItsRangeDoesNotWrapAround) {
 }
 
 TEST_F(FilePoolTest, ForeignFilesAreNeitherListedNorCounted) {
-  {
-    std::ofstream(scratch.at("notes.txt")) << "not a segment";
-  }
+  { std::ofstream(scratch.at("notes.txt")) << "not a segment"; }
   std::filesystem::create_directory(scratch.at("folder.seg"));
   auto pool = open(16 * kMiB);
   ASSERT_TRUE(pool->create("a", 8 * kMiB));

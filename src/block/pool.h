@@ -28,11 +28,10 @@ class Pool {
   virtual Status remove(const std::string& backing) = 0;
   virtual Result<std::vector<std::string>> list() = 0;
   virtual Result<PoolUsage> usage() = 0;
-  // Sets bytes aside for a backing that is about to grow by them, so that nobody else is promised them;
-  // kNoSpace changes nothing. They count as used until let_go(), by when the backing's own size has them, or
-  // it did not grow.
-  virtual Status set_aside(uint64_t bytes) = 0;
-  virtual void let_go(uint64_t bytes) = 0;
+  // For a backing that is about to grow to `size`, at once or in steps: until let_go() it counts as that
+  // large, so that nobody else is promised what it lacks. kNoSpace changes nothing. One size a backing.
+  virtual Status set_aside(const std::string& backing, uint64_t size) = 0;
+  virtual void let_go(const std::string& backing) = 0;
 };
 
 }  // namespace foreshadow::block

@@ -26,8 +26,8 @@ struct SqueezeServiceTest : ServiceTest {
 TEST_F(SqueezeServiceTest, ByHandTheCodecIsTheOneAskedForElseTheVolumesElseZstd) {
   agent_.connect(address_);
   create("data");
-  agent_.wait_for_intents(2);  // the warm shadow's grant
   Follower events(*stub_, "data");
+  (void)events.wait_for("shadow.warm");
   ASSERT_TRUE(squeeze(0).ok());
   EXPECT_EQ(agent_.wait_for_intents(3).squeeze_shadow().codec(), v1::SQUEEZE_MODE_ZSTD);
   const v1::Event event = events.wait_for("shadow.squeezed");
@@ -39,7 +39,8 @@ TEST_F(SqueezeServiceTest, ByHandTheCodecIsTheOneAskedForElseTheVolumesElseZstd)
 TEST_F(SqueezeServiceTest, WhatCannotBeIsRefusedByValue) {
   agent_.connect(address_);
   create("data");
-  agent_.wait_for_intents(2);
+  Follower events(*stub_, "data");
+  (void)events.wait_for("shadow.warm");
   const grpc::Status off = squeeze(0, v1::SQUEEZE_MODE_OFF);
   EXPECT_EQ(off.error_code(), grpc::INVALID_ARGUMENT);
   const grpc::Status unknown = squeeze(0, static_cast<v1::SqueezeMode>(9));
@@ -55,12 +56,12 @@ TEST_F(SqueezeServiceTest, AMergedShadowIsSqueezedWhereThePolicySaysSo) {
   agent_.connect(address_);
   EXPECT_EQ(create_with(static_cast<v1::SqueezeMode>(9)).error_code(), grpc::INVALID_ARGUMENT);
   ASSERT_TRUE(create_with(v1::SQUEEZE_MODE_LZ4).ok());
-  agent_.wait_for_intents(2);
+  Follower events(*stub_, "data");
+  (void)events.wait_for("shadow.warm");
   v1::MergeShadowRequest merge;
   merge.set_volume("data");
   merge.set_segment_id(1);
   v1::Volume merged;
-  Follower events(*stub_, "data");
   ASSERT_TRUE(call(&Stub::MergeShadow, merge, &merged).ok());
   EXPECT_EQ(events.wait_for("squeeze.requested").segment_id(), 1u);
   EXPECT_EQ(events.wait_for("shadow.squeezed").segment_id(), 1u);
@@ -69,7 +70,8 @@ TEST_F(SqueezeServiceTest, AMergedShadowIsSqueezedWhereThePolicySaysSo) {
 TEST_F(SqueezeServiceTest, NothingIsSqueezedWithoutAPolicy) {
   agent_.connect(address_);
   create("data");
-  agent_.wait_for_intents(2);
+  Follower events(*stub_, "data");
+  (void)events.wait_for("shadow.warm");
   v1::MergeShadowRequest merge;
   merge.set_volume("data");
   merge.set_segment_id(1);
@@ -77,7 +79,6 @@ TEST_F(SqueezeServiceTest, NothingIsSqueezedWithoutAPolicy) {
   ASSERT_TRUE(call(&Stub::MergeShadow, merge, &merged).ok());
   ASSERT_TRUE(
       squeeze(0).ok());  // the next intent after the merge, and the grant that follows it, is this one
-  Follower events(*stub_, "data");
   EXPECT_EQ(events.wait_for("squeeze.requested").segment_id(), 0u);
 }
 

@@ -90,7 +90,7 @@ Result<std::unique_ptr<File>> FileDirectory::create(const std::string& name, uin
 // Turns a new, empty file into a finished one.
 Result<std::unique_ptr<File>> FileDirectory::fill(UniqueFd fd, const std::string& path, uint64_t size) {
   TRY(lock_for_writing(fd.get(), path));
-  TRY(reserve_space(fd.get(), 0, size, path));
+  TRY(reserve_space(fd.get(), 0, size, path, loop_.reaper()));
   if (::fsync(fd.get()) != 0) return fail_errno(errno, path + ": making it durable");
   TRY(sync_names());
   ASSIGN_OR_RETURN(const FileAccess access, prepare_access(fd.get(), path));
@@ -108,7 +108,7 @@ Result<std::unique_ptr<File>> FileDirectory::open(const std::string& name, Mode 
                 fmt::format("{}: expected a regular file, not a symbolic link", path));
   }
   if (!fd) return fail_errno(errno, path + ": opening it");
-  struct stat facts{};
+  struct stat facts {};
   if (::fstat(fd.get(), &facts) != 0) return fail_errno(errno, path + ": asking for its size");
   if (!S_ISREG(facts.st_mode)) return fail(Code::kInvalidArgument, path + ": expected a regular file");
   if (writes) TRY(lock_for_writing(fd.get(), path));
@@ -119,7 +119,14 @@ Result<std::unique_ptr<File>> FileDirectory::open(const std::string& name, Mode 
 
 Status FileDirectory::remove(const std::string& name) {
   TRY(check_name(name));
+  UniqueFd held(::openat(fd_.get(), name.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+  struct stat facts {};
+  const bool known = held && ::fstat(held.get(), &facts) == 0;
   if (::unlinkat(fd_.get(), name.c_str(), 0) != 0) return fail_errno(errno, path_of(name) + ": removing it");
+  if (known) {
+    constexpr uint64_t kStatBlock = 512;
+    loop_.reaper().take(std::move(held), static_cast<uint64_t>(facts.st_blocks) * kStatBlock);
+  }
   return sync_names();
 }
 
@@ -138,7 +145,7 @@ Result<std::vector<std::string>> FileDirectory::list() {
     if (entry == nullptr) return names;
     bool regular = entry->d_type == DT_REG;
     if (entry->d_type == DT_UNKNOWN) {
-      struct stat facts{};
+      struct stat facts {};
       regular =
           ::fstatat(fd_.get(), entry->d_name, &facts, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(facts.st_mode);
     }
@@ -148,7 +155,7 @@ Result<std::vector<std::string>> FileDirectory::list() {
 
 Result<uint64_t> FileDirectory::size_of(const std::string& name) {
   TRY(check_name(name));
-  struct stat facts{};
+  struct stat facts {};
   if (::fstatat(fd_.get(), name.c_str(), &facts, AT_SYMLINK_NOFOLLOW) != 0) {
     return fail_errno(errno, path_of(name) + ": asking for its size");
   }
@@ -158,11 +165,13 @@ Result<uint64_t> FileDirectory::size_of(const std::string& name) {
 }
 
 Result<uint64_t> FileDirectory::free_bytes() {
-  struct statvfs facts{};
+  struct statvfs facts {};
   if (::fstatvfs(fd_.get(), &facts) != 0) return fail_errno(errno, path_ + ": asking for its free space");
-  if (facts.f_blocks != 0) return static_cast<uint64_t>(facts.f_bavail) * facts.f_frsize;
+  // With what is on its way back: who needs it waits for it (reserve_space).
+  const uint64_t coming = loop_.reaper().coming_back();
+  if (facts.f_blocks != 0) return static_cast<uint64_t>(facts.f_bavail) * facts.f_frsize + coming;
   // A file system in memory without a limit of its own (ramfs, tmpfs with size=0) is limited by the memory.
-  struct sysinfo memory{};
+  struct sysinfo memory {};
   if (::sysinfo(&memory) != 0) return fail_errno(errno, path_ + ": asking for free memory");
   return static_cast<uint64_t>(memory.freeram) * memory.mem_unit;
 }
@@ -176,7 +185,7 @@ Status FileDirectory::sync_names() {
 }  // namespace
 
 Status lock_for_writing(int fd, const std::string& path) {
-  struct flock lock{};
+  struct flock lock {};
   lock.l_type = F_WRLCK;
   lock.l_whence = SEEK_SET;  // from 0, with length 0: the whole file
   if (::fcntl(fd, F_OFD_SETLK, &lock) == 0) return {};

@@ -31,6 +31,8 @@ class File {
   // False: not here or not now, and a part may have been transferred; start the ordinary call.
   virtual bool read_now(uint64_t /*offset*/, std::span<std::byte> /*into*/) { return false; }
   virtual bool write_now(uint64_t /*offset*/, std::span<const std::byte> /*from*/) { return false; }
+  // A transfer takes the executor's own time, and no waiting: nobody is served meanwhile.
+  virtual bool in_memory() const { return false; }
   virtual uint64_t size() const = 0;
   virtual uint32_t alignment() const = 0;  // 1 to 4096
   // Blocks: through Executor::offload. Nothing may be in flight past the smaller of both sizes. Growing

@@ -25,7 +25,7 @@ void on_bus_error(int, siginfo_t*, void*) {
 }
 
 bool install_handler() {
-  struct sigaction action{};
+  struct sigaction action {};
   action.sa_sigaction = on_bus_error;
   // NODEFER: a jump out of the handler leaves the signal unblocked, without a system call for each copy.
   action.sa_flags = SA_SIGINFO | SA_NODEFER;
@@ -47,15 +47,27 @@ bool guarded_copy(std::byte* to, const std::byte* from, size_t bytes) {
   return true;
 }
 
+bool has_memory(int fd, uint64_t size) {
+  constexpr uint64_t kStatBlock = 512;
+  struct stat facts {};
+  return ::fstat(fd, &facts) == 0 && static_cast<uint64_t>(facts.st_blocks) * kStatBlock >= size;
+}
+
 }  // namespace
 
 MappedFile::MappedFile(int fd, uint64_t size, bool writable) {
   static const bool handled = install_handler();
-  struct stat facts{};
-  if (!handled || size == 0 || ::fstat(fd, &facts) != 0) return;
-  constexpr uint64_t kStatBlock = 512;
-  if (static_cast<uint64_t>(facts.st_blocks) * kStatBlock < size) return;
+  if (!handled || size == 0 || !has_memory(fd, size)) return;
   void* data = ::mmap(nullptr, size, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
+  if (data == MAP_FAILED) return;
+  data_ = static_cast<std::byte*>(data);
+  size_ = size;
+}
+
+void MappedFile::extend(int fd, uint64_t size) {
+  ASSERT(data_ != nullptr && size > size_);
+  if (!has_memory(fd, size)) return;
+  void* data = ::mremap(data_, size_, size, MREMAP_MAYMOVE);
   if (data == MAP_FAILED) return;
   data_ = static_cast<std::byte*>(data);
   size_ = size;

@@ -20,6 +20,8 @@ class MappedFile {
   // Maps the first `size` bytes of `fd`. Maps nothing if that fails, or if not all of them have memory yet: a
   // touch would take some, and there may be none left.
   MappedFile(int fd, uint64_t size, bool writable);
+  // The same for a file that has grown, without another fault for what was touched before.
+  void extend(int fd, uint64_t size);
   MappedFile(MappedFile&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
   MappedFile& operator=(MappedFile&& other) noexcept {
@@ -29,6 +31,7 @@ class MappedFile {
   }
   ~MappedFile();
 
+  uint64_t size() const { return size_; }
   bool covers(uint64_t offset, uint64_t length) const { return offset <= size_ && length <= size_ - offset; }
   // Asserted: the range is covered, and for write() the mapping is writable. False: the memory is not there
   // any more; a part may have been copied.

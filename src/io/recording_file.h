@@ -57,6 +57,7 @@ class RecordingFile final : public File {
   void write_durable(Op& op, uint64_t offset, std::span<const std::byte> from) override;
   void sync(Op& op) override;
   uint64_t size() const override { return inner_->size(); }
+  bool in_memory() const override { return inner_->in_memory(); }
   uint32_t alignment() const override { return inner_->alignment(); }
   Status resize(uint64_t bytes) override;
 

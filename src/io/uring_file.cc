@@ -29,6 +29,13 @@ constexpr uint32_t kWrittenAtOnce = 16 * 1024;
 // In memory, more than this is copied by the kernel, which needs no page fault for it.
 constexpr uint32_t kMappedAtOnce = 16 * 1024;
 
+// What takes well under a millisecond where it is pages to be found, and where it is extents.
+constexpr uint64_t kReservedAtOnceInMemory = 256 * kKiB;
+constexpr uint64_t kReservedAtOnce = 16 * kMiB;
+
+// Unmapping more than this takes longer than somebody who is served should wait.
+constexpr uint64_t kUnmappedAtOnce = 4 * kMiB;
+
 // Past the end of a file of fixed size there is nothing to read and nothing to be written.
 constexpr int kPastEnd = -EIO;
 
@@ -45,10 +52,11 @@ UringFile::~UringFile() {
   ASSERT(in_flight() == 0);
   // Closing would do, were the ring not free to keep its last reference to the file a little longer: the next
   // owner must find the lock free at once. A file without the lock loses nothing.
-  struct flock lock{};
+  struct flock lock {};
   lock.l_type = F_UNLCK;
   lock.l_whence = SEEK_SET;
   ::fcntl(fd_.get(), F_OFD_SETLK, &lock);
+  if (mapped_.size() >= kUnmappedAtOnce) loop_.reaper().take(std::move(mapped_), 0);
 }
 
 void UringFile::read(Op& op, uint64_t offset, std::span<std::byte> into) {
@@ -144,12 +152,17 @@ void UringFile::completed(Op& op, int result) {
   }
 }
 
-// Whether a transfer can go through the mapping, which follows the file's size.
+// Whether a transfer, which is within the file, can go through the mapping. That grows with the file, and
+// stays as it is when the file becomes smaller: nobody asks for what is past its end.
 bool UringFile::maps(uint64_t offset, uint64_t length) {
   if (!access_.in_memory || length > kMappedAtOnce) return false;
   const uint64_t size = size_;
-  if (size != mapped_size_) {
-    mapped_ = MappedFile(fd_.get(), size, writable_);
+  if (size > mapped_size_) {
+    if (!mapped_.covers(0, 1)) {
+      mapped_ = MappedFile(fd_.get(), size, writable_);
+    } else {
+      mapped_.extend(fd_.get(), size);
+    }
     mapped_size_ = size;
   }
   return mapped_.covers(offset, length);
@@ -181,10 +194,10 @@ std::optional<int> UringFile::advance(Op& op, uint32_t& share) {
 }
 
 Result<FileAccess> prepare_access(int fd, const std::string& path) {
-  struct statfs system{};
+  struct statfs system {};
   if (::fstatfs(fd, &system) != 0) return fail_errno(errno, path + ": asking for its file system");
   FileAccess access;
-  struct stat kind{};
+  struct stat kind {};
   if (::fstat(fd, &kind) != 0) return fail_errno(errno, path + ": asking what it is");
   // A block device is where its medium is, not where its name is: /dev is a file system in memory.
   access.in_memory = !S_ISBLK(kind.st_mode) && (system.f_type == TMPFS_MAGIC || system.f_type == RAMFS_MAGIC);
@@ -195,7 +208,7 @@ Result<FileAccess> prepare_access(int fd, const std::string& path) {
   if (!access.in_memory) {
     access.alignment =
         kBufferAlignment;  // what every disk accepts, where the kernel does not say (before Linux 6.1)
-    struct statx facts{};
+    struct statx facts {};
     if (::statx(fd, "", AT_EMPTY_PATH, STATX_DIOALIGN, &facts) == 0 &&
         (facts.stx_mask & STATX_DIOALIGN) != 0) {
       access.alignment = std::max(facts.stx_dio_mem_align, facts.stx_dio_offset_align);
@@ -211,15 +224,16 @@ Result<FileAccess> prepare_access(int fd, const std::string& path) {
   return access;
 }
 
-Status reserve_space(int fd, uint64_t from, uint64_t size, const std::string& path) {
+Status reserve_space(int fd, uint64_t from, uint64_t size, const std::string& path, Reaper& reaper) {
   if (size <= from) return {};
-  int result = 0;
-  do {
-    result = ::fallocate(fd, 0, static_cast<off_t>(from), static_cast<off_t>(size - from));
-  } while (result != 0 && errno == EINTR);
-  if (result == 0) return {};
-  if (errno == EOPNOTSUPP || errno == ENOSYS) return write_zeros(fd, from, size, path);
-  return fail_errno(errno, path + ": reserving its space");
+  while (::fallocate(fd, 0, static_cast<off_t>(from), static_cast<off_t>(size - from)) != 0) {
+    const int error = errno;
+    const bool again = error == EINTR || (error == ENOSPC && reaper.wait());
+    if (again) continue;
+    if (error == EOPNOTSUPP || error == ENOSYS) return write_zeros(fd, from, size, path);
+    return fail_errno(error, path + ": reserving its space");
+  }
+  return {};
 }
 
 Status write_zeros(int fd, uint64_t from, uint64_t size, const std::string& path) {
@@ -244,7 +258,12 @@ Status UringFile::resize(uint64_t bytes) {
     return fail(Code::kInvalidArgument,
                 fmt::format("{}: {} bytes are no multiple of {}", path, bytes, access_.alignment));
   }
-  Status reserved = reserve_space(fd_.get(), before, bytes, path);
+  // A call of the kernel's keeps writers of the file out.
+  const uint64_t step = access_.in_memory ? kReservedAtOnceInMemory : kReservedAtOnce;
+  Status reserved;
+  for (uint64_t at = before; at < bytes && reserved; at += step) {
+    reserved = reserve_space(fd_.get(), at, std::min(bytes, at + step), path, loop_.reaper());
+  }
   if (!reserved) {
     if (::ftruncate(fd_.get(), static_cast<off_t>(before)) != 0)
       return fail_errno(errno, path + ": taking it back");

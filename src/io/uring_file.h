@@ -41,6 +41,7 @@ class UringFile final : public File, private Endpoint {
   bool write_now(uint64_t offset, std::span<const std::byte> from) override;
   uint64_t size() const override { return size_.load(std::memory_order_relaxed); }
   Status resize(uint64_t bytes) override;
+  bool in_memory() const override { return access_.in_memory; }
   uint32_t alignment() const override { return access_.alignment; }
   bool direct() const { return access_.direct; }
 
@@ -71,8 +72,8 @@ Result<FileAccess> prepare_access(int fd, const std::string& path);
 
 // Makes room for zero bytes from `from`, the present end of file `fd`, to `size`, so that no later write can
 // fail for lack of space. Where the file system cannot reserve, zeros are written. kNoSpace if it does not
-// fit; the file then ends anywhere between.
-Status reserve_space(int fd, uint64_t from, uint64_t size, const std::string& path);
+// fit, not even when what the reaper has is back; the file then ends anywhere between.
+Status reserve_space(int fd, uint64_t from, uint64_t size, const std::string& path, Reaper& reaper);
 // The second way by itself.
 Status write_zeros(int fd, uint64_t from, uint64_t size, const std::string& path);
 

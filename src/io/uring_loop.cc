@@ -8,6 +8,7 @@
 
 #include "base/assert.h"
 #include "base/log.h"
+#include "io/thread_priority.h"
 
 namespace foreshadow::io {
 namespace {
@@ -21,6 +22,9 @@ constexpr uint32_t kPostedPerTurn = 16384;
 // Bytes that start_here() copies in one turn: less than a client's socket takes by default (208 KiB), so that
 // it is emptied before the client finds it full.
 constexpr uint32_t kBytesPerTurn = 128 * 1024;
+
+// Short, so that what arrives does not wait until the worker's slice of the same core is over.
+constexpr Nanos kTimeSlice = std::chrono::microseconds(200);
 
 // Best first. SINGLE_ISSUER and DEFER_TASKRUN (Linux 6.1) let the kernel finish I/O inside our own wait,
 // without interrupts or locks; COOP_TASKRUN and SUBMIT_ALL came with 5.19 and 5.18.
@@ -88,6 +92,7 @@ void UringLoop::enable() {
 
 void UringLoop::run() {
   enable();
+  set_time_slice(kTimeSlice);
   // A registered ring is found without taking a reference on its descriptor. Old kernels do without.
   const bool registered = io_uring_register_ring_fd(&ring_) == 1;
   if (!wake_reading_) start_wake_read();

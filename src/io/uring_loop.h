@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "io/loop.h"
+#include "io/reaper.h"
 #include "io/timer_heap.h"
 #include "io/unique_fd.h"
 #include "io/worker.h"
@@ -84,6 +85,7 @@ class UringLoop final : public Loop {
   void run() override;
   void stop() override;
   void run_on_loop(std::function<void()> f) override;
+  Reaper& reaper() { return reaper_; }
 
   // For files and sockets. Completes `op` with `result`, after the running completion has returned.
   void finish_soon(Op& op, int result) {
@@ -144,6 +146,7 @@ class UringLoop final : public Loop {
   std::vector<std::function<void()>> inbox_;  // guarded by inbox_mutex_
 
   // Last, so that its thread ends before anything it may post to.
+  Reaper reaper_;
   Worker worker_;
 };
 

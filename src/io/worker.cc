@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "io/thread_priority.h"
+
 namespace foreshadow::io {
 
 Worker::~Worker() {
@@ -23,6 +25,8 @@ void Worker::add(std::function<void()> job) {
 }
 
 void Worker::work() {
+  set_time_slice(Nanos::zero());  // not as short as that of the loop that has started it
+  be_nicer(nicer_);
   std::unique_lock lock(mutex_);
   for (;;) {
     changed_.wait(lock, [this] { return ending_ || !jobs_.empty(); });

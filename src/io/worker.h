@@ -13,7 +13,8 @@ namespace foreshadow::io {
 // none is left.
 class Worker {
  public:
-  Worker() = default;
+  // The thread gives way to the one that makes the worker by so much niceness.
+  explicit Worker(int nicer = 5) : nicer_(nicer) {}
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
   ~Worker();
@@ -22,6 +23,7 @@ class Worker {
  private:
   void work();
 
+  const int nicer_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::function<void()>> jobs_;  // guarded by mutex_

@@ -43,7 +43,9 @@ class Engine final : public Volume,
   io::Task<Status> attach_shadow(SegmentFile segment) override;
   Status activate_shadow(Uuid segment) override;
   io::Task<Status> merge_shadow(Uuid segment) override;
-  io::Task<Status> fold_shadow(Uuid segment) override { return evacuator_.fold(segment); }
+  io::Task<Status> fold_shadow(Uuid segment, uint64_t primary_bytes) override {
+    return evacuator_.fold(segment, primary_bytes);
+  }
   io::Task<Status> drain_segment(Uuid segment) override { return evacuator_.drain(segment); }
   io::Task<Status> resize_segment(Uuid segment, uint64_t bytes) override {
     return evacuator_.resize(segment, bytes);
@@ -73,6 +75,7 @@ class Engine final : public Volume,
  private:
   friend class Band;  // parts of it, in files of their own
   friend class Evacuator;
+  friend class FoldRoom;
   friend class Growth;
   friend class ScrubReader;
   friend class Squeezer;

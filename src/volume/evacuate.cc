@@ -18,6 +18,7 @@
 #include "base/size.h"
 #include "volume/await.h"
 #include "volume/engine.h"
+#include "volume/fold_room.h"
 
 namespace foreshadow::volume {
 
@@ -29,17 +30,6 @@ namespace {
 // Room that a drain leaves for first touches: it must not be what makes a write wait.
 constexpr uint64_t kDrainReserveBytes = 64 * kMiB;
 constexpr uint32_t kDrainReserveShare = 16;  // of what the segments that stay hold
-
-struct Offloaded {
-  io::Executor& executor;
-  std::function<Status()> work;
-  Status outcome{};
-  bool await_ready() const noexcept { return false; }
-  void await_suspend(std::coroutine_handle<> h) {
-    executor.offload([this] { outcome = work(); }, [h] { h.resume(); });
-  }
-  Status await_resume() { return std::move(outcome); }
-};
 
 }  // namespace
 
@@ -100,13 +90,14 @@ JobInfo Evacuator::job() const {
   return out;
 }
 
-io::Task<Status> Evacuator::fold(Uuid segment) {
-  auto done = co_await as_job({Job::Kind::kFold, segment}, evacuate(segment, SegmentState::kFolding));
+io::Task<Status> Evacuator::fold(Uuid segment, uint64_t primary_bytes) {
+  auto done =
+      co_await as_job({Job::Kind::kFold, segment}, evacuate(segment, SegmentState::kFolding, primary_bytes));
   co_return done;
 }
 
 io::Task<Status> Evacuator::drain(Uuid segment) {
-  auto done = co_await as_job({Job::Kind::kDrain, segment}, evacuate(segment, SegmentState::kDraining));
+  auto done = co_await as_job({Job::Kind::kDrain, segment}, evacuate(segment, SegmentState::kDraining, 0));
   co_return done;
 }
 
@@ -145,25 +136,8 @@ Allocator::Run Evacuator::take_for_drain(const Segment& leaving, uint32_t want) 
   return {};
 }
 
-// What was set aside for it, and for nothing else.
-Allocator::Run Evacuator::take_for_fold(uint32_t want) {
-  Segment& primary = segments_.primary();
-  const Allocator::Run run = primary.allocator.allocate(std::min(want, primary.reserved));
-  primary.reserved -= run.count;
-  return run;
-}
-
-Status Evacuator::check_room(const Segment& leaving, SegmentState how) {
-  const uint64_t wanted = how == SegmentState::kFolding ? engine_.base_.homeless(engine_.map_, leaving)
-                                                        : leaving.allocator.taken();
-  const Segment& primary = segments_.primary();
-  if (how == SegmentState::kFolding) {
-    if (primary.room() >= wanted) return {};
-    return fail(Code::kFailedPrecondition,
-                fmt::format("segment {} holds {}, the primary has room for {}: let the primary grow first",
-                            leaving.row.id.v, format_size(wanted * geometry_.cluster()),
-                            format_size(uint64_t{primary.room()} * geometry_.cluster())));
-  }
+Status Evacuator::check_drain_room(const Segment& leaving) const {
+  const uint64_t wanted = leaving.allocator.taken();
   const DrainRoom now = drain_room(leaving);
   if (now.room >= wanted + now.reserve || wanted == 0) return {};
   return fail(
@@ -174,7 +148,7 @@ Status Evacuator::check_room(const Segment& leaving, SegmentState how) {
                   format_size(now.reserve * geometry_.cluster())));
 }
 
-io::Task<Status> Evacuator::evacuate(Uuid uuid, SegmentState how) {
+io::Task<Status> Evacuator::evacuate(Uuid uuid, SegmentState how, uint64_t primary_bytes) {
   const auto found = find_segment(uuid);
   if (!found) co_return tl::unexpected(found.error());
   Segment& segment = **found;
@@ -185,14 +159,23 @@ io::Task<Status> Evacuator::evacuate(Uuid uuid, SegmentState how) {
   }
   if (segment.row.state != SegmentState::kReleased) {
     const SegmentState before = segment.row.state;
-    auto checked = check_room(segment, how);
-    if (!checked) co_return checked;
+    std::optional<FoldRoom> fold;
     if (how == SegmentState::kFolding) {
-      segments_.primary().reserved = static_cast<uint32_t>(engine_.base_.homeless(engine_.map_, segment));
+      Segment& primary = segments_.primary();
+      const auto clusters = clusters_of(primary, std::max(primary_bytes, primary.file->size()));
+      if (!clusters) co_return tl::unexpected(clusters.error());
+      fold.emplace(engine_, engine_.base_.homeless(engine_.map_, segment), *clusters);
     }
+    auto checked = fold ? fold->check(segment) : check_drain_room(segment);
+    if (!checked) co_return checked;
     engine_.placement_.begin_evacuation(segment, how);
-    auto emptied = co_await empty(segment, 0, how);
-    segments_.primary().reserved = 0;
+    if (fold) fold->begin();
+    auto emptied = co_await empty(segment, 0, fold ? &*fold : nullptr);
+    if (fold) {
+      auto grown = co_await fold->end(!emptied);
+      if (!grown && !emptied && emptied.error().code == Code::kNoSpace) emptied = grown;
+      fold.reset();
+    }
     if (!emptied) {
       // Where it was before: part of the volume. What has moved stays moved.
       const bool over = emptied.error().code == Code::kShutdown || committer_.poisoned();
@@ -211,8 +194,9 @@ io::Task<Status> Evacuator::evacuate(Uuid uuid, SegmentState how) {
   co_return released;
 }
 
-// Until durable history has nothing in the segment from cluster `first` on.
-io::Task<Status> Evacuator::empty(Segment& segment, uint32_t first, SegmentState how) {
+// Until durable history has nothing in the segment from cluster `first` on. What does not go into `fold` goes
+// where there is room, the segment's own beginning included if it stays.
+io::Task<Status> Evacuator::empty(Segment& segment, uint32_t first, FoldRoom* fold) {
   auto noted = co_await committer_.commit();
   if (!noted) co_return noted;
   while (segment.allocator.taken_past(first) > 0) {
@@ -221,12 +205,15 @@ io::Task<Status> Evacuator::empty(Segment& segment, uint32_t first, SegmentState
     Evacuation what;
     what.from = &segment;
     what.first = first;
-    what.take = [this, &segment, how](uint32_t want) {
-      if (how == SegmentState::kFolding) return take_for_fold(want);
-      if (how == SegmentState::kMerged && segment.room() > 0) return segment.allocator.allocate(want);
+    what.take = [this, &segment, fold](uint32_t want) {
+      if (fold != nullptr) return fold->take(want);
+      if (!segment.is_leaving() && segment.room() > 0) return segment.allocator.allocate(want);
       return take_for_drain(segment, want);
     };
-    if (how == SegmentState::kFolding) what.home = [this](Lcn lcn) { return engine_.base_.take_home(lcn); };
+    if (fold != nullptr) {
+      what.home = [this](Lcn lcn) { return engine_.base_.take_home(lcn); };
+      what.more = [fold] { return fold->growing(); };
+    }
     auto unpacked = co_await engine_.squeezer_.evacuate(what);
     if (!unpacked) co_return unpacked;
     auto moved = co_await relocator_.run(std::move(what));
@@ -275,30 +262,50 @@ io::Task<Status> Evacuator::resize_now(Uuid uuid, uint64_t bytes) {
     co_return fail(Code::kFailedPrecondition, fmt::format("segment {} of volume {} is being released",
                                                           segment.row.id.v, engine_.name()));
   }
-  const uint32_t clusters = extent::clusters_in(segment.layout, geometry_, bytes);
-  const uint64_t exact = align_up(extent::bytes_for(segment.layout, geometry_, clusters), extent::kMetaBlock);
-  const bool wide =
-      bytes > extent::bytes_for(segment.layout, geometry_, segment.layout.clusters) + geometry_.cluster();
-  if (clusters == 0 || wide) {
-    co_return fail(
-        Code::kInvalidArgument,
-        fmt::format("segment {} cannot be of {}: it can have {} to {}", segment.row.id.v, format_size(bytes),
-                    format_size(extent::bytes_for(segment.layout, geometry_, 1)),
-                    format_size(extent::bytes_for(segment.layout, geometry_, segment.layout.clusters))));
-  }
-  if (clusters < segment.row.clusters) {
-    auto shrunk = co_await shrink(segment, clusters, exact);
+  const auto clusters = clusters_of(segment, bytes);
+  if (!clusters) co_return tl::unexpected(clusters.error());
+  if (*clusters < segment.row.clusters) {
+    auto shrunk = co_await shrink(segment, *clusters);
     co_return shrunk;
   }
-  if (segment.file->size() < exact) {
-    Offloaded grown{executor_, [&segment, exact] { return segment.file->resize(exact); }};
-    auto outcome = co_await grown;
-    if (!outcome) co_return outcome;
-  }
-  set_clusters(segment, clusters);
+  auto grown = co_await grow_segment(segment, *clusters);
+  if (!grown) co_return grown;
   engine_.retry_later();
   auto recorded = co_await committer_.commit();
   co_return recorded;
+}
+
+Result<uint32_t> Evacuator::clusters_of(const Segment& segment, uint64_t bytes) const {
+  const uint32_t clusters = extent::clusters_in(segment.layout, geometry_, bytes);
+  const bool wide =
+      bytes > extent::bytes_for(segment.layout, geometry_, segment.layout.clusters) + geometry_.cluster();
+  if (clusters != 0 && !wide) return clusters;
+  return fail(
+      Code::kInvalidArgument,
+      fmt::format("segment {} cannot be of {}: it can have {} to {}", segment.row.id.v, format_size(bytes),
+                  format_size(extent::bytes_for(segment.layout, geometry_, 1)),
+                  format_size(extent::bytes_for(segment.layout, geometry_, segment.layout.clusters))));
+}
+
+uint64_t Evacuator::backing_size(const Segment& segment, uint32_t clusters) const {
+  return align_up(extent::bytes_for(segment.layout, geometry_, clusters), extent::kMetaBlock);
+}
+
+io::Task<Status> Evacuator::grow_segment(Segment& segment, uint32_t clusters) {
+  const uint64_t bytes = backing_size(segment, clusters);
+  if (segment.file->size() < bytes) {
+    auto grown = co_await resize_backing(segment, bytes);
+    if (!grown) co_return grown;
+  }
+  set_clusters(segment, clusters);
+  co_return Status{};
+}
+
+io::Task<Status> Evacuator::resize_backing(Segment& segment, uint64_t bytes) {
+  Status outcome;
+  AwaitWorker work{executor_, [&outcome, &segment, bytes] { outcome = segment.file->resize(bytes); }};
+  co_await work;
+  co_return outcome;
 }
 
 void Evacuator::set_clusters(Segment& segment, uint32_t clusters) {
@@ -308,7 +315,7 @@ void Evacuator::set_clusters(Segment& segment, uint32_t clusters) {
   engine_.on_state_changed(segment);
 }
 
-io::Task<Status> Evacuator::shrink(Segment& segment, uint32_t clusters, uint64_t bytes) {
+io::Task<Status> Evacuator::shrink(Segment& segment, uint32_t clusters) {
   segment.allocator.set_limit(clusters);
   const uint64_t wanted = segment.allocator.taken_past(clusters);
   const uint64_t room = segment.room() + drain_room(segment).room;
@@ -319,7 +326,7 @@ io::Task<Status> Evacuator::shrink(Segment& segment, uint32_t clusters, uint64_t
                                segment.row.id.v, format_size(wanted * geometry_.cluster()),
                                format_size(room * geometry_.cluster())));
   } else {
-    emptied = co_await empty(segment, clusters, SegmentState::kMerged);
+    emptied = co_await empty(segment, clusters, nullptr);
   }
   if (!emptied) {
     segment.allocator.set_limit(segment.allocator.clusters());
@@ -331,9 +338,8 @@ io::Task<Status> Evacuator::shrink(Segment& segment, uint32_t clusters, uint64_t
   if (!recorded) co_return recorded;
   auto settled = co_await checkpointer_.run_now();
   if (!settled) co_return settled;
-  Offloaded cut{executor_, [&segment, bytes] { return segment.file->resize(bytes); }};
-  auto outcome = co_await cut;
-  co_return outcome;
+  auto cut = co_await resize_backing(segment, backing_size(segment, clusters));
+  co_return cut;
 }
 
 }  // namespace foreshadow::volume

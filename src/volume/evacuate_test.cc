@@ -46,18 +46,36 @@ class Evacuation : public ::testing::Test {
 
 TEST_F(Evacuation, FoldCopiesTheShadowIntoTheGrownPrimary) {
   const Uuid shadow = with_a_full_shadow(true);
-  const Status small = rig_.wait(rig_.volume().fold_shadow(shadow));
+  const Status small = rig_.wait(rig_.volume().fold_shadow(shadow, 0));
   ASSERT_FALSE(small);
   EXPECT_EQ(small.error().code, Code::kFailedPrecondition);
   EXPECT_EQ(find(rig_.volume().segments(), shadow)->state, SegmentState::kMerged);
   ASSERT_TRUE(resize_primary(backing_of_primary() + 12 * kMiB));
-  const Status folded = rig_.wait(rig_.volume().fold_shadow(shadow));
+  const Status folded = rig_.wait(rig_.volume().fold_shadow(shadow, 0));
   ASSERT_TRUE(folded) << folded.error().message;
   EXPECT_EQ(rig_.volume().segments().size(), 1u);
   EXPECT_EQ(rig_.volume().usage().used, 20 * kMiB);
   expect_contents();
   rig_.close();
   ASSERT_TRUE(rig_.pool().remove(shadow.str()));  // nothing of it is needed any more
+  ASSERT_TRUE(rig_.open()) << rig_.error.message;
+  expect_contents();
+}
+
+TEST_F(Evacuation, FoldGrowsThePrimaryWhileItCopies) {
+  const Uuid shadow = with_a_full_shadow(true);
+  const uint64_t before = backing_of_primary();
+  const uint64_t most = rig_.volume().segments().front().backing_max;
+  const Status wide = rig_.wait(rig_.volume().fold_shadow(shadow, most + kMiB));
+  EXPECT_EQ(wide.error().code, Code::kInvalidArgument);
+  // Room for what is folded and 4 MiB for others.
+  const Status folded = rig_.wait(rig_.volume().fold_shadow(shadow, before + 16 * kMiB));
+  ASSERT_TRUE(folded) << folded.error().message;
+  EXPECT_EQ(backing_of_primary(), before + 16 * kMiB);
+  EXPECT_EQ(rig_.volume().segments().size(), 1u);
+  expect_contents();
+  EXPECT_EQ(rig_.write(200 * kMiB, 4 * kMiB, 3), Code::kOk);  // nothing is set aside any more
+  rig_.close();
   ASSERT_TRUE(rig_.open()) << rig_.error.message;
   expect_contents();
 }
@@ -110,7 +128,7 @@ TEST_F(Evacuation, FoldConvergesUnderAWriterThatNeverStops) {
   const Uuid shadow = with_a_full_shadow(true);
   ASSERT_TRUE(resize_primary(backing_of_primary() + 12 * kMiB));
   std::optional<Status> folded;
-  io::spawn(rig_.volume().fold_shadow(shadow), [&](Status&& status) { folded = std::move(status); });
+  io::spawn(rig_.volume().fold_shadow(shadow, 0), [&](Status&& status) { folded = std::move(status); });
   uint64_t writes = 0;
   uint8_t fill = 3;
   while (!folded) {
@@ -141,7 +159,7 @@ TEST_F(Evacuation, FirstTouchesDoNotTakeWhatAFoldHasReserved) {
   const SegmentInfo primary = rig_.volume().segments().front();
   ASSERT_EQ(primary.capacity - primary.used, 12 * kMiB);
   std::optional<Status> folded;
-  io::spawn(rig_.volume().fold_shadow(shadow), [&](Status&& status) { folded = std::move(status); });
+  io::spawn(rig_.volume().fold_shadow(shadow, 0), [&](Status&& status) { folded = std::move(status); });
   for (uint64_t at = 0; !folded && at < 64; ++at) {
     auto call = rig_.start(block::OpKind::kWrite, 300 * kMiB + at * kCluster, kCluster, std::byte{9});
     rig_.volume().submit(*call);

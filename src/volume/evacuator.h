@@ -15,6 +15,7 @@ namespace foreshadow::volume {
 class Checkpointer;
 class Committer;
 class Engine;
+class FoldRoom;
 class Relocator;
 
 struct Job {
@@ -30,9 +31,12 @@ class Evacuator {
   explicit Evacuator(Engine& engine);
 
   // As Volume::fold_shadow, drain_segment and resize_segment.
-  io::Task<Status> fold(Uuid segment);
+  io::Task<Status> fold(Uuid segment, uint64_t primary_bytes);
   io::Task<Status> drain(Uuid segment);
   io::Task<Status> resize(Uuid segment, uint64_t bytes);
+
+  // Makes the backing larger, durably, and then the segment. For who has the job.
+  io::Task<Status> grow_segment(Segment& segment, uint32_t clusters);
 
   // `work` runs with nothing else evacuating.
   io::Task<Status> as_job(Job job, io::Task<Status> work);
@@ -46,17 +50,19 @@ class Evacuator {
 
  private:
   struct DrainRoom;
-  io::Task<Status> evacuate(Uuid uuid, SegmentState how);
-  io::Task<Status> empty(Segment& segment, uint32_t first, SegmentState how);
+  io::Task<Status> evacuate(Uuid uuid, SegmentState how, uint64_t primary_bytes);
+  io::Task<Status> empty(Segment& segment, uint32_t first, FoldRoom* fold);
+  io::Task<Status> resize_backing(Segment& segment, uint64_t bytes);
   io::Task<Status> release(Segment& segment);
   io::Task<Status> resize_now(Uuid uuid, uint64_t bytes);
-  io::Task<Status> shrink(Segment& segment, uint32_t clusters, uint64_t bytes);
+  io::Task<Status> shrink(Segment& segment, uint32_t clusters);
   void set_clusters(Segment& segment, uint32_t clusters);
   Result<Segment*> find_segment(const Uuid& uuid);
-  Status check_room(const Segment& leaving, SegmentState how);
+  Result<uint32_t> clusters_of(const Segment& segment, uint64_t bytes) const;
+  uint64_t backing_size(const Segment& segment, uint32_t clusters) const;
+  Status check_drain_room(const Segment& leaving) const;
   DrainRoom drain_room(const Segment& leaving) const;
   extent::Allocator::Run take_for_drain(const Segment& leaving, uint32_t want);
-  extent::Allocator::Run take_for_fold(uint32_t want);
 
   Engine& engine_;
   io::Executor& executor_;

@@ -54,6 +54,7 @@ class FailStopFile final : public io::File {
     return inner_->write_now(offset, from);
   }
   uint64_t size() const override { return inner_->size(); }
+  bool in_memory() const override { return inner_->in_memory(); }
   uint32_t alignment() const override { return inner_->alignment(); }
   Status resize(uint64_t bytes) override { return inner_->resize(bytes); }
 

@@ -102,7 +102,7 @@ TEST(OverChecksums, HeadAndShadowsHaveThemAndTheImageHasNone) {
   ASSERT_TRUE(rig.open()) << rig.error.message;
   EXPECT_EQ(rig.read(0, kSize), rig.expected);
   EXPECT_TRUE(rig.holds(12 * kMiB, kMiB, 3));
-  const Status folded = rig.wait(rig.volume().fold_shadow(rig.shadow));
+  const Status folded = rig.wait(rig.volume().fold_shadow(rig.shadow, 0));
   ASSERT_TRUE(folded) << folded.error().message;
   EXPECT_EQ(rig.read(0, kSize), rig.expected);
 }
@@ -111,7 +111,7 @@ TEST(OverChecksums, WhatHasRottedIsNotFoldedIntoTheImage) {
   OverRig rig(true);
   rig.trash(rig.shadow_path(), rig.label_of(rig.shadow_path()).layout.data_offset + 5 * 4096 + 9, 1);
   ASSERT_TRUE(rig.open()) << rig.error.message;
-  const Status folded = rig.wait(rig.volume().fold_shadow(rig.shadow));
+  const Status folded = rig.wait(rig.volume().fold_shadow(rig.shadow, 0));
   ASSERT_FALSE(folded) << "nothing could ever tell that it is not what was written";
   EXPECT_EQ(folded.error().code, Code::kCorrupt);
   for (const uint8_t byte : rig.image()) ASSERT_TRUE(byte == 7 || byte == 0xaa);

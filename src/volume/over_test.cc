@@ -153,10 +153,8 @@ TEST(Over, FoldsEverythingBackIntoTheImage) {
     rig.create_over(expected, kHead, Redirect::kAll);
     const Uuid shadow = rig.add_shadow(16 * kMiB);
     ASSERT_TRUE(rig.volume().activate_shadow(shadow));
-    for (const auto& [offset, length] : {std::pair<uint64_t, uint64_t>{0, 4096},
-                                         {kMiB, kMiB},
-                                         {5 * kMiB + 5, 5},
-                                         {size - 700, 700}}) {
+    for (const auto& [offset, length] :
+         {std::pair<uint64_t, uint64_t>{0, 4096}, {kMiB, kMiB}, {5 * kMiB + 5, 5}, {size - 700, 700}}) {
       ASSERT_EQ(rig.write(offset, length, 0xaa), Code::kOk);
       std::fill_n(expected.begin() + static_cast<int64_t>(offset), length, 0xaa);
     }
@@ -167,7 +165,7 @@ TEST(Over, FoldsEverythingBackIntoTheImage) {
     std::fill_n(expected.begin() + 3 * kMiB, 100'000, 0);
     EXPECT_EQ(rig.read(0, size), expected);
     EXPECT_NE(rig.image(), expected);
-    const Status folded = rig.wait(rig.volume().fold_shadow(shadow));
+    const Status folded = rig.wait(rig.volume().fold_shadow(shadow, 0));
     ASSERT_TRUE(folded) << folded.error().message;
     EXPECT_EQ(rig.volume().usage().outside_base, 0u);
     EXPECT_EQ(rig.read(0, size), expected);
@@ -184,7 +182,7 @@ TEST(Over, NeitherTheHeadNorTheImageCanBeReleased) {
   Rig rig;
   rig.create_over(some_image(2 * kMiB), kHead);
   for (const SegmentInfo& segment : rig.volume().segments()) {
-    EXPECT_EQ(rig.wait(rig.volume().fold_shadow(segment.uuid)).error().code, Code::kInvalidArgument);
+    EXPECT_EQ(rig.wait(rig.volume().fold_shadow(segment.uuid, 0)).error().code, Code::kInvalidArgument);
     EXPECT_EQ(rig.wait(rig.volume().drain_segment(segment.uuid)).error().code, Code::kInvalidArgument);
   }
   const Uuid image = rig.volume().segments()[1].uuid;

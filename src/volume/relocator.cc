@@ -14,6 +14,7 @@ using extent::Mapping;
 namespace {
 constexpr uint32_t kScanAtOnce = 1u << 16;  // clusters looked at before others have their turn
 constexpr uint32_t kBatchWhileServing = 4;  // clusters: a shorter time in which the loop copies
+constexpr int kOthersTurn = 3;
 }  // namespace
 
 // ---- what a batch waits for
@@ -107,18 +108,32 @@ io::Task<Status> Relocator::run(Evacuation what) {
     before = progress_.moved;
     cursor_ = Lcn(0);
     workers_ = kWorkers;
-    for (uint32_t i = 0; i < kWorkers; ++i) work();
+    for (uint32_t i = 0; i < kWorkers; ++i) work(i == 0);
     while (workers_ > 0) co_await worker_ended_.wait();
   }
   what_ = {};
   co_return outcome_;
 }
 
-io::Detached Relocator::work() {
+// Copying in memory keeps the loop from serving: while it serves, one cluster at a time, and kOthersTurn
+// times as long for others in between.
+bool Relocator::takes_turns() const {
+  return what_.from->file->in_memory() && parts_.pacer.foreground_active(parts_.executor.now());
+}
+
+bool Relocator::goes_on() const {
+  return outcome_ && !stopped_ && cursor_.v < parts_.map.clusters();
+}
+
+io::Detached Relocator::work(bool first) {
   co_await io::yield(parts_.executor);
   const io::Buffer memory(size_t{kBatchClusters} * parts_.geometry.cluster());
   std::vector<Item> items;
   for (;;) {
+    while (!first && goes_on() && takes_turns()) {
+      Sleep others{parts_.executor, Pacer::kIdleAfter};
+      co_await others;
+    }
     auto found = co_await next_batch(items);
     if (!found && outcome_) outcome_ = found;
     if (items.empty()) break;
@@ -129,7 +144,8 @@ io::Detached Relocator::work() {
     if (!moved && outcome_) outcome_ = moved;
     progress_.moved += items.size();
     const MonoTime now = parts_.executor.now();
-    Sleep rest{parts_.executor, parts_.pacer.rest_after(now, now - began)};
+    const Nanos due = parts_.pacer.rest_after(now, now - began);
+    Sleep rest{parts_.executor, takes_turns() ? std::max(due, kOthersTurn * (now - began)) : due};
     co_await rest;
   }
   --workers_;
@@ -150,10 +166,24 @@ io::Task<Status> Relocator::next_batch(std::vector<Item>& items) {
     if (parts_.committer.poisoned()) co_return fail(Code::kReadOnly, parts_.committer.poison_reason());
     if (cursor_.v >= parts_.map.clusters()) co_return Status{};
     const bool serving = parts_.pacer.foreground_active(parts_.executor.now());
-    auto found = find_items(items, serving ? kBatchWhileServing : kBatchClusters);
+    auto found = find_items(items, takes_turns() ? 1 : serving ? kBatchWhileServing : kBatchClusters);
+    if (!found && found.error().code == Code::kNoSpace) {
+      if (items.empty()) {
+        const bool again = co_await wait_for_room(what_);
+        if (again) continue;
+      } else if (what_.more && what_.more()) {
+        found = {};  // some found a place, and the next batch waits for the rest
+      }
+    }
     if (!found || !items.empty()) co_return found;
     co_await io::yield(parts_.executor);
   }
+}
+
+io::Task<bool> Relocator::wait_for_room(const Evacuation& what) {
+  const bool waits = what.more && what.more() && !stopped_;
+  if (waits) co_await room_.wait();
+  co_return waits;
 }
 
 Status Relocator::find_items(std::vector<Item>& items, uint32_t most) {
@@ -282,9 +312,14 @@ void Relocator::gather(const std::vector<Item>& items, const io::Buffer& memory,
 io::Task<Status> Relocator::copy(const std::vector<Item>& items, const io::Buffer& memory) {
   std::vector<Transfer> list;
   gather(items, memory, false, list);
+  const MonoTime began = parts_.executor.now();
   Transfers reads{list, false};
   const int read = co_await reads;
   if (read < 0) co_return fail_errno(read, "cannot read what is to be moved");
+  if (takes_turns()) {
+    Sleep others{parts_.executor, parts_.executor.now() - began};
+    co_await others;
+  }
   auto good = verify(items, memory);
   if (!good) co_return good;
   list.clear();

@@ -43,6 +43,8 @@ struct Evacuation {
   std::function<extent::Allocator::Run(uint32_t)> take;
   // The one place that a cluster should have, taken for it; 0: any that take() gives. May be empty.
   std::function<Pcn(Lcn)> home;
+  // Whether take() may yet give something when it gives nothing now; on_room() tells when. May be empty.
+  std::function<bool()> more;
 };
 
 struct MoveProgress {
@@ -67,13 +69,19 @@ class Relocator {
     MoveSink& sink;
   };
   explicit Relocator(Parts parts)
-      : parts_(parts), journal_room_(parts.executor), worker_ended_(parts.executor) {}
+      : parts_(parts), journal_room_(parts.executor), room_(parts.executor), worker_ended_(parts.executor) {}
 
   // Until nothing of `what` is left in the map. kNoSpace: `take` gave nothing; kShutdown: stop() was called;
   // kReadOnly; kIo. On an error what was moved stays moved, and the rest is where it was.
   io::Task<Status> run(Evacuation what);
   // The batches in flight end, no further one begins, now or later.
-  void stop() { stopped_ = true; }
+  void stop() {
+    stopped_ = true;
+    room_.notify_all();
+  }
+  void on_room() { room_.notify_all(); }
+  // Until on_room(), if `what` may get more; false if it may not, or if everything is to stop.
+  io::Task<bool> wait_for_room(const Evacuation& what);
   void on_batch_sealed() { journal_room_.notify_all(); }
   void on_noted() { journal_room_.notify_all(); }
   const MoveProgress& progress() const { return progress_; }
@@ -91,7 +99,9 @@ class Relocator {
   struct Watch;
   struct Sleep;
 
-  io::Detached work();
+  io::Detached work(bool first);
+  bool takes_turns() const;
+  bool goes_on() const;
   io::Task<Status> next_batch(std::vector<Item>& items);
   Status find_items(std::vector<Item>& items, uint32_t most);
   bool leaves(Pcn pcn) const;
@@ -117,6 +127,7 @@ class Relocator {
   uint32_t workers_ = 0;
   bool stopped_ = false;
   io::Event journal_room_;  // or a region of checksums was noted
+  io::Event room_;          // take() may give more now
   io::Event worker_ended_;
 };
 

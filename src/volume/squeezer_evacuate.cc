@@ -80,8 +80,14 @@ io::Task<Status> Squeezer::evacuate(const Evacuation& what) {
     Status moved = may_go_on();
     if (!moved) co_return moved;
     const MonoTime began = engine_.executor_.now();
-    const extent::Allocator::Run to = what.take(1);
-    if (to.count == 0) co_return fail(Code::kNoSpace, "there is no room left for what is to be moved");
+    extent::Allocator::Run to = what.take(1);
+    while (to.count == 0) {
+      const bool again = co_await engine_.relocator_.wait_for_room(what);
+      moved = may_go_on();
+      if (!moved) co_return moved;
+      if (!again) co_return fail(Code::kNoSpace, "there is no room left for what is to be moved");
+      to = what.take(1);
+    }
     engine_.pacer_.work_began();
     moved = co_await move_container(from, to.first);
     engine_.pacer_.work_ended();

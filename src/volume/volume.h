@@ -139,11 +139,12 @@ class Volume : public block::BlockDevice {
   virtual io::Task<Status> merge_shadow(Uuid segment) = 0;
 
   // The way back, each in the background of whatever is served; a repeat goes on where a crash has ended it.
-  // fold: everything in the shadow is copied into the primary. drain: into whatever is merged and has room.
+  // fold: everything in the shadow is copied into the primary, whose backing grows to `primary_bytes`
+  // meanwhile, unless it is as large. drain: into whatever is merged and has room.
   // On success the segment is no part of the volume any more, its file is closed, and its backing may be
   // removed: every block it held is durable elsewhere. kFailedPrecondition: the primary must grow first;
   // kNoSpace: the others have no room, and the segment stays. kNotFound: it is gone already.
-  virtual io::Task<Status> fold_shadow(Uuid segment) = 0;
+  virtual io::Task<Status> fold_shadow(Uuid segment, uint64_t primary_bytes) = 0;
   virtual io::Task<Status> drain_segment(Uuid segment) = 0;
   // Makes the backing of a segment larger, up to what its label allows, or smaller, after moving what lies
   // past the new end.
