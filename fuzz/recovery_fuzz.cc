@@ -7,6 +7,8 @@
 #include <memory>
 #include <optional>
 
+#include "extent/checksum_page.h"
+#include "extent/container.h"
 #include "extent/journal.h"
 #include "extent/recovery.h"
 #include "extent/sealed_block.h"
@@ -44,12 +46,11 @@ class Image {
     for (const auto& backing : golden_.backings) {
       touched_.emplace_back(backing.metadata_bytes / kMetaBlock, false);
     }
-    sim::Scheduler scheduler(1);
-    scheduler.set_orderly(true);
-    auto files = open(scheduler);
-    auto recovered = wait(scheduler, recover(pointers(files)));
-    expect(recovered.has_value(), "the image as it is can be recovered");
-    state_ = std::move(*recovered);
+    state_ = recovered("the image as it is can be recovered");
+    // Or all that is mended would be refused for its digest, and nothing behind that be looked at.
+    mend_digest();
+    (void)recovered("the image with its digest mended can be recovered");
+    restore(false);
   }
 
   std::vector<std::unique_ptr<sim::MemoryFile>> open(sim::Scheduler& scheduler) {
@@ -70,13 +71,18 @@ class Image {
     const uint8_t what = in.u8();
     switch (what % 8) {
       case 0:
-      case 1:
         return change_block(in, (what & 8) != 0, (what & 16) == 0);
+      case 1:
+        return append_block(in, [&](std::span<std::byte> into) { encode_record(draw_record(in), into); });
       case 2:
-      case 3:
         return change_super(in);
+      case 3:
+        return draw_entry(in);
       case 4:
-        return append_block(in);
+        return append_block(in, [&](std::span<std::byte> into) {
+          const auto raw = in.bytes(into.size());
+          std::copy(raw.begin(), raw.end(), into.begin());
+        });
       case 5:
         return change_entry(in);
       case 6:
@@ -91,6 +97,8 @@ class Image {
     uint64_t digest = 0;
     for (const RecoveredSegment& segment : state_->segments) {
       for (uint32_t page = 0; page < segment.layout.table_pages; ++page) digest += digest_of(segment, page);
+      for (uint32_t page = 0; page < segment.layout.checksum_pages; ++page)
+        digest += checksum_digest_of(segment, page);
     }
     constexpr size_t kDigestAt = 88;
     for_each_super([&](std::span<std::byte> copy) {
@@ -127,6 +135,14 @@ class Image {
   }
 
  private:
+  std::unique_ptr<Recovered> recovered(const char* property) {
+    sim::Scheduler scheduler(1);
+    scheduler.set_orderly(true);
+    auto files = open(scheduler);
+    auto out = wait(scheduler, recover(pointers(files)));
+    expect(out.has_value(), property);
+    return std::move(*out);
+  }
   std::span<std::byte> block(size_t backing, uint64_t offset) {
     touched_[backing][offset / kMetaBlock] = true;
     return std::span(bytes_.backings[backing].bytes).subspan(offset, kMetaBlock);
@@ -176,8 +192,9 @@ class Image {
     }
     if (rows_too) change_super(in);
   }
-  // One more block of history, with records of the input's choice.
-  void append_block(fuzz::Input& in) {
+  // One more block of history, with one to four records that `draw` writes.
+  template <typename Draw>
+  void append_block(fuzz::Input& in, Draw draw) {
     const Layout& layout = state_->label.layout;
     std::array<std::byte, 4 * kRecordBytes> records{};
     BlockHeader header;
@@ -186,14 +203,76 @@ class Image {
     header.durable = BlockSeq(header.seq.v - 1);
     header.prev_crc = appended_ ? appended_crc_ : state_->prev_crc;
     header.count = static_cast<uint16_t>(1 + in.u8() % 4);
-    for (uint16_t i = 0; i < header.count; ++i) {
-      const auto raw = in.bytes(kRecordBytes);
-      std::copy(raw.begin(), raw.end(), records.begin() + i * kRecordBytes);
-    }
+    for (uint16_t i = 0; i < header.count; ++i)
+      draw(std::span(records).subspan(i * size_t{kRecordBytes}, kRecordBytes));
     const auto target = block(0, layout.block_offset(header.seq.v));
     appended_crc_ = encode_block(state_->label.volume, header,
                                  std::span(records).first(header.count * size_t{kRecordBytes}), target);
     appended_ = header.seq.next();
+  }
+  // What follows is well-formed and nearly right, in numbers that the image has or just has not: what a
+  // decoder cannot refuse, but only who knows the whole volume.
+  Lcn draw_lcn(fuzz::Input& in) { return Lcn(in.u8() % (state_->map.clusters() + 2)); }
+  Pcn draw_place(fuzz::Input& in) {
+    const RecoveredSegment& segment = state_->segments[in.u8() % state_->segments.size()];
+    return segment.row.pcn_base.next(in.u8() % (segment.layout.clusters + 2));
+  }
+  static Pack draw_pack(fuzz::Input& in) {
+    const uint32_t slot = in.u8() % kSlots;
+    const uint32_t count = 1 + in.u8() % std::min(15u, kSlots - slot);
+    return Pack::make(slot, count, (in.u8() & 1) != 0 ? SqueezeCodec::kZstd : SqueezeCodec::kLz4);
+  }
+  MapRecord draw_map(fuzz::Input& in, bool overlay, bool squeezed) {
+    MapRecord out;
+    out.lcn = draw_lcn(in);
+    out.a = draw_place(in);
+    out.mask_a = squeezed && !overlay ? kFullMask : std::max<uint16_t>(in.u16(), 1);
+    if (squeezed && !overlay) out.pack_a = draw_pack(in);
+    if (!overlay || out.mask_a == kFullMask) return out;
+    out.b = draw_place(in);
+    out.mask_b = static_cast<uint16_t>(~out.mask_a);
+    if (squeezed) out.pack_b = draw_pack(in);
+    return out;
+  }
+  Record draw_record(fuzz::Input& in) {
+    const uint8_t what = in.u8();
+    switch (what % 8) {
+      case 4:
+        return UnmapRecord{draw_lcn(in), in.u8() % (state_->map.clusters() + 2)};
+      case 5: {
+        ActivityRecord out{static_cast<uint8_t>(1 + in.u8() % kActivityRegions), {}};
+        for (uint32_t i = 0; i < out.count; ++i) out.regions[i] = draw_place(in);
+        return out;
+      }
+      case 6:
+        return GrowRecord{state_->super.size + kSizeUnit * uint64_t{in.u8()}};
+      case 7: {
+        SegmentRow out = state_->segments[in.u8() % state_->segments.size()].row;
+        out.state = static_cast<SegmentState>(1 + in.u8() % 7);
+        out.clusters += in.u8();
+        out.clusters -= in.u8() % (out.clusters + 1);
+        return out;
+      }
+      default:
+        return draw_map(in, (what & 1) != 0, (what & 2) != 0);
+    }
+  }
+  // In the page that counts; the digest must be mended, or nobody comes to look.
+  void draw_entry(fuzz::Input& in) {
+    const RecoveredSegment& segment = state_->segments[in.u8() % state_->segments.size()];
+    if (segment.places[0] == kNoPlace) return;
+    const auto target = block(segment.file, segment.layout.page_offset(0, segment.places[0]));
+    auto content = decode_page(target, state_->label.volume, segment.row.uuid, 0, segment.row.pcn_base);
+    if (!content || !*content) return;
+    TablePage& page = (*content)->page;
+    TableEntry& entry = page.entries[in.u8() % (segment.layout.clusters + 1) % kTableEntries];
+    const uint8_t what = in.u8();
+    entry = {draw_lcn(in), in.u16()};
+    if ((what & 1) != 0) {
+      entry.kind = static_cast<uint16_t>(0x8000 | in.u8());
+      for (Lcn& lcn : entry.more) lcn = (what & 2) != 0 ? draw_lcn(in) : kNoMember;
+    }
+    encode_page(page, target);
   }
   void change_entry(fuzz::Input& in) {
     const RecoveredSegment& segment = state_->segments[in.u8() % state_->segments.size()];
@@ -219,6 +298,18 @@ class Image {
     }
     return best ? page_digest(segment.row.pcn_base, page, best->page.checkpoint, best->crc) : 0;
   }
+  uint64_t checksum_digest_of(const RecoveredSegment& segment, uint32_t page) {
+    std::optional<ChecksumContent> best;
+    for (uint32_t place = 0; place < kTableSlots; ++place) {
+      const uint64_t offset =
+          segment.layout.checksum_offset + (uint64_t{page} * kTableSlots + place) * kMetaBlock;
+      auto content = decode_checksum_page(block(segment.file, offset), state_->label.volume, segment.row.uuid,
+                                          page, segment.row.pcn_base);
+      if (!content || !*content || (*content)->page.checkpoint > state_->super.checkpoint) continue;
+      if (!best || (*content)->page.checkpoint > best->page.checkpoint) best = std::move(**content);
+    }
+    return best ? checksum_page_digest(segment.row.pcn_base, page, best->page.checkpoint, best->crc) : 0;
+  }
 
   const sim::GoldenImage golden_;
   sim::GoldenImage bytes_;
@@ -228,30 +319,48 @@ class Image {
   uint32_t appended_crc_ = 0;
 };
 
-// Every owner lies in a segment and belongs to one cluster, and the allocators know of it.
+bool lies_in_a_segment(const Recovered& volume, Pcn pcn) {
+  return std::any_of(volume.segments.begin(), volume.segments.end(), [&](const RecoveredSegment& s) {
+    return pcn >= s.row.pcn_base && pcn.v - s.row.pcn_base.v < s.row.clusters;
+  });
+}
+
+bool is_member(const Recovered& volume, const Mapping& mapping, Lcn lcn) {
+  const Container* container = volume.containers.find(mapping.container());
+  if (container == nullptr) return false;
+  std::array<Container::Member, kMembers> members;
+  const uint32_t count = container->members(members);
+  return std::any_of(members.begin(), members.begin() + count, [&](const Container::Member& member) {
+    return member.lcn == lcn && member.pack == mapping.container_pack();
+  });
+}
+
+// Every owner lies in a segment and belongs to one cluster, or is a container and belongs to those that lie
+// in it; the allocators know of it.
 void judge(const Recovered& volume) {
-  uint64_t owners = 0;
+  uint64_t members = 0;
   std::map<uint32_t, uint32_t> taken;
   const Map& map = volume.map;
   for (Lcn lcn = map.next_populated(Lcn(0)); lcn.v < map.clusters(); lcn = map.next_populated(lcn.next())) {
     const Mapping mapping = map.get(lcn);
     expect((mapping.mask_a & mapping.mask_b) == 0, "a sub-block has one owner");
-    for (const Pcn pcn : {mapping.a, mapping.b}) {
-      if (pcn.v == 0) continue;
-      ++owners;
-      expect(++taken[pcn.v] == 1, "a physical cluster has one owner");
-      expect(std::any_of(volume.segments.begin(), volume.segments.end(),
-                         [&](const RecoveredSegment& s) {
-                           return pcn >= s.row.pcn_base && pcn.v - s.row.pcn_base.v < s.row.clusters;
-                         }),
-             "an owner lies in a segment");
+    for (const Pcn pcn : {mapping.raw_a(), mapping.raw_b()}) {
+      if (pcn.v != 0) expect(++taken[pcn.v] == 1, "a physical cluster has one owner");
     }
+    if (!mapping.is_squeezed()) continue;
+    expect(is_member(volume, mapping, lcn), "who lies in a container is a member of it");
+    ++members;
   }
+  expect(members == volume.containers.members(), "a member of a container lies in it");
+  for (Pcn pcn = volume.containers.next(Pcn(1), Pcn(kPcnEnd)); pcn.v != 0;
+       pcn = volume.containers.next(pcn.next(), Pcn(kPcnEnd))) {
+    expect(++taken[pcn.v] == 1, "a container is nobody's cluster");
+  }
+  for (const auto& [pcn, count] : taken)
+    expect(lies_in_a_segment(volume, Pcn(pcn)), "an owner lies in a segment");
   uint64_t allocated = 0;
-  for (const RecoveredSegment& segment : volume.segments) {
-    allocated += segment.row.clusters - segment.allocator.free();
-  }
-  expect(allocated == owners, "what is allocated is owned");
+  for (const RecoveredSegment& segment : volume.segments) allocated += segment.allocator.taken();
+  expect(allocated == taken.size(), "what is allocated is owned");
 }
 
 void read_all(volume::Volume& volume, sim::Scheduler& scheduler) {

@@ -119,12 +119,18 @@ void on_abort(int) {
   std::fflush(nullptr);
 }
 
+constexpr uint64_t kTicksPerSecond = 20;
+constexpr uint64_t kHungSeconds = 20;
+
 // What all workers together have done. Guarded by `mutex` but for the seed counter.
 struct Tally {
   std::mutex mutex;
   std::condition_variable changed;
   std::atomic<uint64_t> next_seed{0};
   std::atomic<bool> stop{false};
+  std::vector<std::optional<uint64_t>> current;  // by worker: its seed,
+  std::vector<uint64_t> since;                   // and when it began with it
+  uint64_t ticks = 0;
   uint64_t working = 0;
   uint64_t seeds = 0, crashes = 0, operations = 0, faults = 0, squeezed = 0, violations = 0;
   uint64_t data_faults = 0, refusals = 0;
@@ -136,12 +142,17 @@ void report(const Options& options, uint64_t seed, const std::string& what) {
   std::fflush(stdout);
 }
 
-void work(const Options& options, Tally& tally) {
+void work(const Options& options, Tally& tally, size_t worker) {
   for (;;) {
     const uint64_t index = tally.next_seed++;
     if (index >= options.seeds || tally.stop) break;
     const uint64_t seed = options.start + index;
     current_seed = seed;
+    {
+      const std::lock_guard lock(tally.mutex);
+      tally.current[worker] = seed;
+      tally.since[worker] = tally.ticks;
+    }
     SeedResult result = foreshadow::sim::run_seed(seed, options.seed);
     if (options.twice && result.violation.empty()) {
       const SeedResult again = foreshadow::sim::run_seed(seed, options.seed);
@@ -165,19 +176,30 @@ void work(const Options& options, Tally& tally) {
     if (++tally.violations >= 20) tally.stop = true;
   }
   const std::lock_guard lock(tally.mutex);
+  tally.current[worker].reset();
   --tally.working;
   tally.changed.notify_all();
 }
 
+// The scheduler's own bounds end a run that goes on for ever step by step. What never comes back from one
+// step can only be seen from outside, a thousand times later than any seed should be over.
+void give_up_on_hung(const Options& options, const Tally& tally) {
+  for (size_t i = 0; i < tally.current.size(); ++i) {
+    if (!tally.current[i] || tally.ticks - tally.since[i] < kHungSeconds * kTicksPerSecond) continue;
+    report(options, *tally.current[i], fmt::format("no end after {} s", kHungSeconds));
+    std::_Exit(1);
+  }
+}
+
 // Time here is only for people. It is counted in waits, since nothing in sim may read a clock.
 double supervise(const Options& options, Tally& tally) {
-  constexpr uint64_t kTicksPerSecond = 20;
   std::unique_lock lock(tally.mutex);
-  uint64_t ticks = 0;
+  uint64_t& ticks = tally.ticks;
   while (tally.working > 0) {
     if (tally.changed.wait_for(lock, std::chrono::milliseconds(1000 / kTicksPerSecond)) ==
         std::cv_status::timeout)
       ++ticks;
+    if (!options.seed.trace) give_up_on_hung(options, tally);
     if (options.seconds > 0 && ticks >= options.seconds * kTicksPerSecond) tally.stop = true;
     if (ticks % (10 * kTicksPerSecond) == 0 && ticks > 0) {
       fmt::print(stderr, "{} s: {} seeds, {} crashes, {} violations\n", ticks / kTicksPerSecond, tally.seeds,
@@ -191,7 +213,9 @@ int run_seeds(const Options& options) {
   Tally tally;
   tally.working = options.jobs;
   std::vector<std::thread> workers;
-  for (uint64_t i = 0; i < options.jobs; ++i) workers.emplace_back([&] { work(options, tally); });
+  tally.current.resize(options.jobs);
+  tally.since.resize(options.jobs);
+  for (uint64_t i = 0; i < options.jobs; ++i) workers.emplace_back([&, i] { work(options, tally, i); });
   const double seconds = supervise(options, tally);
   for (std::thread& worker : workers) worker.join();
   fmt::print(

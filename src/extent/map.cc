@@ -57,7 +57,7 @@ bool Map::add_first(Lcn lcn, Pcn pcn, uint16_t mask) {
   Leaf& leaf = leaf_for_write(slot);
   Entry& entry = leaf.entries[lcn.v % kLeafEntries];
   if (entry.pcn != 0) return false;
-  entry = {pcn.v, mask, 0};
+  entry = {pcn.v, mask, {}};
   ++leaf.used;
   ++mapped_clusters_;
   mapped_sub_blocks_ += static_cast<uint64_t>(std::popcount(mask));
