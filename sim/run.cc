@@ -373,7 +373,7 @@ class Run {
       const uint64_t sub_block = world_.swarm.create.geometry.sub_block();
       rotten_ = backings[segment.file]->disk.get();
       rot_at_ = segment.layout.data_offset + index * sub_block + world_.rng.below(sub_block);
-      world_.damage = {lcn.v * world_.swarm.create.geometry.cluster() + bit * sub_block, sub_block};
+      world_.damage = {lcn.v * world_.swarm.create.geometry.cluster() + bit * sub_block, sub_block, rotten_};
     }
     if (rotten_ == nullptr) return;
     rot_mask_ = static_cast<std::byte>(1u << world_.rng.below(8));

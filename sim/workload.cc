@@ -462,22 +462,31 @@ void Workload::release(Act act) {
   const uint64_t bytes = primary.backing + world_.rng.below(most - primary.backing + 1);
   auto job =
       act == Act::kFold ? volume_.fold_shadow(shadow->uuid, bytes) : volume_.drain_segment(shadow->uuid);
-  io::spawn(std::move(job), [this, shadow, what](const Status& status) {
+  const uint64_t damaged_before = volume_.stats().damaged_reads;
+  io::spawn(std::move(job), [this, shadow, what, damaged_before](const Status& status) {
     shadow->busy = false;
     const bool no_room = !status && (status.error().code == Code::kNoSpace ||
                                      (what[0] == 'f' && status.error().code == Code::kFailedPrecondition));
     // Rotten data does not go into an image, where nothing would tell; a rotten blob cannot be moved as
     // clusters.
-    const bool refused = !status && may_refuse(status.error().code);
+    const bool refused = !status && may_refuse(status.error().code, shadow->uuid, damaged_before);
     if (refused) ++world_.refusals;
     if (!control_ended(what, no_room || refused ? Status{} : status)) return;
     if (status) world_.remove(shadow);
   });
 }
 
-// What moves data may say that it is not what was written.
-bool Workload::may_refuse(Code code) const {
-  return code == Code::kCorrupt && (world_.rotten || world_.may_be_corrupt(0, world_.oracle.bytes()));
+// What moves data may say that it is not what was written: of a blob, wherever it lies, if it has met one that
+// is damaged; of anything else, if that lies in the segment that is moved.
+bool Workload::may_refuse(Code code, const Uuid& moved, uint64_t damaged_before) const {
+  if (code != Code::kCorrupt) return false;
+  if (volume_.stats().damaged_reads > damaged_before)
+    return world_.rotten || world_.may_be_corrupt(0, world_.oracle.bytes());
+  for (const Backing* backing : world_.backings()) {
+    if (backing->uuid != moved) continue;
+    return backing->disk->misled() || (world_.damage && world_.damage->disk == backing->disk.get());
+  }
+  return false;
 }
 
 void Workload::resize() {
@@ -488,12 +497,14 @@ void Workload::resize() {
   const uint64_t bytes =
       align_down(segment.backing / 2 + world_.rng.below(most - segment.backing / 2 + 1), unit);
   control_began("resize");
-  io::spawn(volume_.resize_segment(segment.uuid, bytes), [this](const Status& status) {
+  const uint64_t damaged_before = volume_.stats().damaged_reads;
+  auto job = volume_.resize_segment(segment.uuid, bytes);
+  io::spawn(std::move(job), [this, moved = segment.uuid, damaged_before](const Status& status) {
     const bool no_room =
         !status &&
         (status.error().code == Code::kNoSpace || status.error().code == Code::kNotFound ||
          status.error().code == Code::kFailedPrecondition || status.error().code == Code::kInvalidArgument);
-    const bool refused = !status && may_refuse(status.error().code);
+    const bool refused = !status && may_refuse(status.error().code, moved, damaged_before);
     (void)control_ended("resize", no_room || refused ? Status{} : status);
   });
 }

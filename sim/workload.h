@@ -85,7 +85,7 @@ class Workload {
   void merge();
   void release(Act act);
   void resize();
-  bool may_refuse(Code code) const;
+  bool may_refuse(Code code, const Uuid& moved, uint64_t damaged_before) const;
   void checkpoint();
   void check();
   void squeeze();

@@ -64,6 +64,7 @@ struct World {
   // Of the volume, with checksums: a sub-block whose data is rotten. Whoever reads it must be told so.
   struct Damage {
     uint64_t offset = 0, length = 0;
+    const Disk* disk = nullptr;  // where it is stored
   };
   std::optional<Damage> damage;
   uint64_t data_faults = 0;  // rotten sub-blocks, phantom and misdirected writes of data
