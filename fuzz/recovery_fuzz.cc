@@ -42,7 +42,8 @@ T wait(sim::Scheduler& scheduler, io::Task<T> task) {
 // One golden image, and what it takes to change it and to have it back.
 class Image {
  public:
-  explicit Image(bool closed) : golden_(sim::make_golden_image(closed)), bytes_(golden_) {
+  explicit Image(bool closed)
+      : golden_(sim::make_golden_image(sim::Golden::kPlain, closed)), bytes_(golden_) {
     for (const auto& backing : golden_.backings) {
       touched_.emplace_back(backing.metadata_bytes / kMetaBlock, false);
     }

@@ -20,13 +20,14 @@ namespace foreshadow::sim {
 namespace {
 
 constexpr uint64_t kPatience = 400'000;
+constexpr const char* kNames[] = {"plain", "squeezed", "over"};
 
 // One image and what is done to it. Everything is put back after each flip.
 class Flipper {
  public:
-  Flipper(bool closed, FlipResult& result)
-      : name_(closed ? "closed" : "died"),
-        golden_(make_golden_image(closed)),
+  Flipper(Golden what, bool closed, FlipResult& result)
+      : name_(fmt::format("{} {}", kNames[static_cast<size_t>(what)], closed ? "closed" : "died")),
+        golden_(make_golden_image(what, closed)),
         bytes_(golden_),
         memory_(golden_.contents.size()),
         result_(result) {}
@@ -87,7 +88,21 @@ class Flipper {
   std::vector<volume::SegmentFile> open_files(Scheduler& scheduler) {
     std::vector<volume::SegmentFile> out;
     for (GoldenBacking& backing : bytes_.backings) {
-      out.push_back({backing.uuid, std::make_unique<MemoryFile>(scheduler, std::span(backing.bytes))});
+      out.push_back(
+          {backing.uuid, std::make_unique<MemoryFile>(scheduler, std::span(backing.bytes)), backing.is_base});
+    }
+    return out;
+  }
+  // As the functions of `extent` want them: and which of them is the base.
+  struct Pointers {
+    std::vector<io::File*> files;
+    size_t base = extent::kNoBase;
+  };
+  static Pointers pointers_to(const std::vector<volume::SegmentFile>& files) {
+    Pointers out;
+    for (const volume::SegmentFile& file : files) {
+      if (file.is_base) out.base = out.files.size();
+      out.files.push_back(file.file.get());
     }
     return out;
   }
@@ -96,9 +111,8 @@ class Flipper {
     Scheduler scheduler(1);
     scheduler.set_orderly(true);
     const auto files = open_files(scheduler);
-    std::vector<io::File*> pointers;
-    for (const volume::SegmentFile& file : files) pointers.push_back(file.file.get());
-    const auto recovered = wait(scheduler, extent::recover(std::move(pointers)));
+    Pointers pointers = pointers_to(files);
+    const auto recovered = wait(scheduler, extent::recover(std::move(pointers.files), pointers.base));
     if (!recovered) return;
     if (!*recovered) return judge_refusal((*recovered).error());
     result_.noticed += (**recovered)->blemishes.empty() ? 0 : 1;
@@ -129,9 +143,8 @@ class Flipper {
     if (closed && !*closed) violate("it cannot be closed: " + (*closed).error().message);
     if (!closed) std::abort();  // with operations in flight it cannot be destroyed
     const auto files = open_files(scheduler);
-    std::vector<io::File*> pointers;
-    for (const volume::SegmentFile& file : files) pointers.push_back(file.file.get());
-    const auto report = wait(scheduler, extent::check_segments(std::move(pointers)));
+    Pointers pointers = pointers_to(files);
+    const auto report = wait(scheduler, extent::check_segments(std::move(pointers.files), pointers.base));
     if (report) judge_afterwards(*report);
     ++result_.harmless;
   }
@@ -171,11 +184,13 @@ class Flipper {
 
 FlipResult flip_bits(uint64_t stride, uint64_t start) {
   FlipResult result;
-  for (const bool closed : {true, false}) {
-    Flipper flipper(closed, result);
-    flipper.expect_sound();
-    for (uint64_t bit = start; bit < flipper.bits() && result.violation.empty(); bit += stride) {
-      flipper.flip(bit);
+  for (const Golden what : {Golden::kPlain, Golden::kSqueezed, Golden::kOver}) {
+    for (const bool closed : {true, false}) {
+      Flipper flipper(what, closed, result);
+      flipper.expect_sound();
+      for (uint64_t bit = start; bit < flipper.bits() && result.violation.empty(); bit += stride) {
+        flipper.flip(bit);
+      }
     }
   }
   return result;

@@ -14,8 +14,9 @@ struct FlipResult {
   std::string violation;  // the first one; empty while all is well
 };
 
-// Flips every `stride`-th bit of all metadata of a closed volume and of one whose process died, the first one
-// being bit `start`. A stride of 1 is all of them.
+// Flips every `stride`-th bit of all metadata of each golden image (plain, squeezed, over an image), closed
+// in good order and after a death of the process, the first one being bit `start`. A stride of 1 is all of
+// them.
 FlipResult flip_bits(uint64_t stride, uint64_t start);
 
 }  // namespace foreshadow::sim

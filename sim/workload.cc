@@ -476,8 +476,8 @@ void Workload::release(Act act) {
   });
 }
 
-// What moves data may say that it is not what was written: of a blob, wherever it lies, if it has met one that
-// is damaged; of anything else, if that lies in the segment that is moved.
+// What moves data may say that it is not what was written: of a blob, wherever it lies, if it has met one
+// that is damaged; of anything else, if that lies in the segment that is moved.
 bool Workload::may_refuse(Code code, const Uuid& moved, uint64_t damaged_before) const {
   if (code != Code::kCorrupt) return false;
   if (volume_.stats().damaged_reads > damaged_before)
