@@ -12,6 +12,8 @@
 
 namespace foreshadow::sim {
 
+inline constexpr const char* kKindNames[] = {"read", "write", "zero", "trim", "flush"};  // by block::OpKind
+
 class Workload {
  public:
   Workload(World& world, volume::Volume& volume);
