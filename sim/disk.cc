@@ -119,7 +119,13 @@ class DiskFile final : public io::File {
 // ---- Disk
 
 Disk::Disk(Scheduler& scheduler, Rng& rng, uint64_t size, uint32_t alignment)
-    : scheduler_(scheduler), rng_(rng), size_(size), alignment_(alignment), durable_(size), visible_(size) {
+    : scheduler_(scheduler),
+      rng_(rng),
+      size_(size),
+      durable_size_(size),
+      alignment_(alignment),
+      durable_(size),
+      visible_(size) {
   ASSERT(size % alignment == 0 && alignment % kSector == 0);
 }
 
@@ -127,6 +133,7 @@ Disk::Disk(Scheduler& scheduler, Rng& rng, PageStore content, uint64_t size)
     : scheduler_(scheduler),
       rng_(rng),
       size_(size),
+      durable_size_(size),
       alignment_(kSector),
       durable_(std::move(content)),
       visible_(durable_) {}
@@ -135,6 +142,7 @@ Disk::Disk(Scheduler& scheduler, const Disk& other, std::span<const uint8_t> kep
     : scheduler_(scheduler),
       rng_(other.rng_),
       size_(other.size_),
+      durable_size_(other.size_),
       alignment_(other.alignment_),
       durable_(other.durable_),
       visible_(other.durable_) {
@@ -149,6 +157,7 @@ Disk::Disk(Scheduler& scheduler, const Disk& other, std::span<const uint8_t> kep
       if (kept[index++] != 0) durable_.write(write.offset + at, sector);
     }
   }
+  if (other.durable_size_ < size_ && kept[index++] == 0) cut(other.durable_size_);
   visible_.copy_from(durable_);
 }
 
@@ -157,8 +166,9 @@ std::unique_ptr<io::File> Disk::open() {
 }
 
 void Disk::submit(io::Op& op, Kind kind, uint64_t offset, std::byte* data, size_t length) {
-  // The contract of io::File, checked where the engine meets it.
-  ASSERT(offset % alignment_ == 0 && length % alignment_ == 0 && offset <= size_ && length <= size_ - offset);
+  // The contract of io::File, checked where the engine meets it. A power cut may have taken back growth.
+  ASSERT(offset % alignment_ == 0 && length % alignment_ == 0);
+  ASSERT(!powered_ || op.progress != generation_ || (offset <= size_ && length <= size_ - offset));
   ASSERT(kind == kSync || length > 0);
   op.kind = kind;
   op.data = data;
@@ -176,7 +186,9 @@ void Disk::submit(io::Op& op, Kind kind, uint64_t offset, std::byte* data, size_
 }
 
 bool Disk::transfer_now(Kind kind, uint32_t generation, uint64_t offset, std::byte* data, size_t length) {
-  ASSERT(offset % alignment_ == 0 && length % alignment_ == 0 && offset <= size_ && length <= size_ - offset);
+  ASSERT(offset % alignment_ == 0 && length % alignment_ == 0);
+  if (!powered_ || generation != generation_) return false;
+  ASSERT(offset <= size_ && length <= size_ - offset);
   if (!at_once || rng_.below(4) == 0) return false;
   io::Op op;
   op.kind = kind;
@@ -214,9 +226,17 @@ Status Disk::resize(uint64_t bytes) {
   }
   durable_.cut(end, bytes);
   visible_.cut(end, bytes);
+  if (bytes > size_) size_order_ = next_order_++;
+  durable_size_ = std::min(durable_size_, bytes);
   size_ = bytes;
   ++changes_;
   return {};
+}
+
+void Disk::cut(uint64_t bytes) {
+  durable_.cut(bytes, bytes);
+  visible_.cut(bytes, bytes);
+  size_ = durable_size_ = bytes;
 }
 
 namespace {
@@ -311,6 +331,7 @@ int Disk::finish_sync(io::Op& op) {
     forget_some(op.offset);
     return -error;
   }
+  if (size_order_ < op.offset) durable_size_ = size_;
   apply_covered(op.offset);
   return 0;
 }
@@ -380,7 +401,7 @@ size_t Disk::undecided() const {
       count += std::equal(before.begin(), before.end(), write.bytes.data() + at) ? 0 : 1;
     }
   }
-  return count;
+  return count + (durable_size_ < size_ ? 1 : 0);
 }
 
 // Draws one of the ways a cache dies, and gives the chosen sectors to the platter.
@@ -421,6 +442,7 @@ void Disk::power_off() {
   } else {
     for (const Undecided& write : writes) visible_.copy_range(durable_, write.offset, write.bytes.size());
   }
+  if (durable_size_ < size_) rng_.below(2) == 0 ? cut(durable_size_) : cut(size_);
   drop_front(pending_.size());
   powered_ = false;
   forgot_ = false;

@@ -96,14 +96,15 @@ class Disk final : public Device {
   // has reached any of its sectors. Calls fail as after power_off().
   void kill_process();
   void power_on();
-  // Durable at once, as io::File has it. What lay past the smaller size is gone for good.
+  // Growth is durable with the next sync, as io::File has it; until then a power cut may take it back. What
+  // lay past the smaller size is gone for good.
   Status resize(uint64_t bytes);
   // A failed sync has left visible bytes that no sync will ever make durable.
   bool forgot() const { return forgot_; }
   bool powered() const { return powered_; }
 
-  // Every sector of a pending or in-flight write whose value is not the durable one, oldest first. A power
-  // cut may keep any subset.
+  // Every sector of a pending or in-flight write whose value is not the durable one, oldest first, and behind
+  // them growth. A power cut may keep any subset.
   size_t undecided() const;
   // Goes up whenever what a power cut may leave has changed.
   uint64_t changes() const { return changes_; }
@@ -167,6 +168,7 @@ class Disk final : public Device {
   void forget_some(uint64_t before);
   void drop_front(size_t count);
   void fail_write(uint64_t offset, std::span<const std::byte> bytes);
+  void cut(uint64_t bytes);  // it is so long now, whatever happens
   std::vector<Undecided> collect_undecided() const;
   void tear(std::vector<Undecided>& writes);
   std::span<const std::byte> bytes_of(const Pending& p) const {
@@ -176,6 +178,8 @@ class Disk final : public Device {
   Scheduler& scheduler_;
   Rng& rng_;
   uint64_t size_;
+  uint64_t durable_size_;    // what is left of it after any power cut
+  uint64_t size_order_ = 0;  // when it last grew, among the completions of writes
   uint32_t alignment_;
   bool powered_ = true;
   bool forgot_ = false;  // a failed sync left visible bytes that are neither durable nor pending

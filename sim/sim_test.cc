@@ -353,6 +353,31 @@ TEST_F(DiskTest, EverySubsetOfUndecidedSectorsCanBeEnumerated) {
   EXPECT_EQ(images, (std::set<std::string>{"110", "210", "120", "220", "113", "213", "123", "223"}));
 }
 
+TEST_F(DiskTest, GrowthMayBeTakenBackUntilASyncThatBeganBehindIt) {
+  std::set<uint64_t> sizes;
+  for (int round = 0; round < 50; ++round) {
+    const uint64_t before = disk.size();
+    ASSERT_TRUE(disk.resize(before + 4096));
+    EXPECT_EQ(disk.undecided(), 1u);
+    const uint8_t lost[1] = {0};
+    EXPECT_EQ(Disk(scheduler, disk, lost).size(), before);
+    cycle();
+    sizes.insert(disk.size() - before);
+    ASSERT_TRUE(disk.resize(before + 4096));
+    EXPECT_EQ(sync(), 0);
+    cycle();
+    EXPECT_EQ(disk.size(), before + 4096);
+    Noted early;
+    file->sync(early);
+    ASSERT_TRUE(disk.resize(before + 8192));
+    scheduler.run_until_idle();
+    EXPECT_EQ(disk.undecided(), 1u);
+    ASSERT_TRUE(disk.resize(64 * 1024));
+    EXPECT_EQ(disk.undecided(), 0u) << "it is cut off below what a sync has covered";
+  }
+  EXPECT_EQ(sizes, (std::set<uint64_t>{0, 4096}));
+}
+
 // ---- oracle
 
 struct OracleTest : ::testing::Test {

@@ -36,8 +36,8 @@ class File {
   virtual uint64_t size() const = 0;
   virtual uint32_t alignment() const = 0;  // 1 to 4096
   // Blocks: through Executor::offload. Nothing may be in flight past the smaller of both sizes. Growing
-  // reserves the space, reads as zero there, and is durable on return; kNoSpace changes nothing that size()
-  // shows.
+  // reserves the space and reads as zero there; the new size is durable with the next sync(), which alone is
+  // told if something written before was lost. kNoSpace changes nothing that size() shows.
   virtual Status resize(uint64_t bytes) = 0;
 };
 

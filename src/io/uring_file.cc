@@ -272,7 +272,6 @@ Status UringFile::resize(uint64_t bytes) {
   if (bytes < before && ::ftruncate(fd_.get(), static_cast<off_t>(bytes)) != 0) {
     return fail_errno(errno, path + ": cutting it off");
   }
-  if (::fsync(fd_.get()) != 0) return fail_errno(errno, path + ": making its size durable");
   size_ = bytes;
   return {};
 }

@@ -7,10 +7,12 @@
 // it, and opening asks for it. A crash before (1) leaves it draining, before (3) released: asked again, the
 // call goes on from there. After (3) the backing is in no row, an orphan.
 //
-// A segment grows when its backing has grown, durably: the record that names the new clusters comes before
-// any that uses one. It shrinks the other way round: nothing past the new end is used in durable history, a
-// record says so, a checkpoint is made (since what is replayed may still speak of what was there), and only
-// then the backing is cut.
+// A segment grows when its backing has grown: the record that names the new clusters comes before any that
+// uses one, and behind a sync of the backing, which makes the size durable. That is the committer's sync, so
+// that one which fails poisons: it may have been told of the loss of anything that was written there. It
+// shrinks the other way round: nothing past the new end is used in durable history, a record says so, a
+// checkpoint is made (since what is replayed may still speak of what was there), and only then the backing is
+// cut.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -311,6 +313,8 @@ io::Task<Status> Evacuator::resize_backing(Segment& segment, uint64_t bytes) {
 void Evacuator::set_clusters(Segment& segment, uint32_t clusters) {
   segment.allocator.resize(clusters);
   if (segment.row.clusters == clusters) return;
+  // The commit of the record syncs the backing first: then its new size is durable.
+  segment.unsynced = segment.unsynced || clusters > segment.row.clusters;
   segment.row.clusters = clusters;
   engine_.on_state_changed(segment);
 }
