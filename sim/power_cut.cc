@@ -30,9 +30,12 @@ constexpr uint64_t kSeldom = 32;
 // One disk as its writes and syncs have left it so far.
 class Platter {
  public:
-  explicit Platter(uint64_t bytes) : durable_(bytes), size_(bytes) {}
+  explicit Platter(uint64_t bytes) : durable_(bytes), size_(bytes), durable_size_(bytes) {}
   const PageStore& durable() const { return durable_; }
   uint64_t size() const { return size_; }
+  // What it has at least after a power cut: a file that has grown has not, until a sync says so.
+  uint64_t durable_size() const { return durable_size_; }
+  void preload(std::span<const std::byte> bytes) { durable_.write(0, bytes); }
 
   void write_began(const Event& event) { writes_.push_back({&event, 0, {}}); }
   void write_ended(const Event& event) {
@@ -55,12 +58,14 @@ class Platter {
     for (Write& write : writes_) write.supersede(end, UINT64_MAX - end);
     durable_.cut(end, bytes);
     size_ = bytes;
+    durable_size_ = std::min(durable_size_, bytes);
   }
-  void sync_began(uint64_t call) { syncs_[call] = ends_; }
+  void sync_began(uint64_t call) { syncs_[call] = {ends_, size_}; }
   void sync_ended(uint64_t call, bool ok) {
-    const uint64_t covered = syncs_.at(call);
+    const auto [covered, size] = syncs_.at(call);
     syncs_.erase(call);
     if (!ok) return;
+    durable_size_ = std::min(size, size_);
     std::stable_sort(writes_.begin(), writes_.end(), [](const Write& a, const Write& b) {
       return (a.ended == 0 ? UINT64_MAX : a.ended) < (b.ended == 0 ? UINT64_MAX : b.ended);
     });
@@ -71,7 +76,8 @@ class Platter {
     writes_.erase(writes_.begin(), writes_.begin() + static_cast<ptrdiff_t>(done));
   }
 
-  // A sector that a power cut may have kept or not, and its bytes.
+  // A sector that a power cut may have kept or not, and its bytes; without any, the size of a file that has
+  // grown.
   struct Undecided {
     uint64_t offset;
     std::span<const std::byte> bytes;
@@ -90,6 +96,7 @@ class Platter {
         out.push_back({write.began->offset + at, bytes, i});
       }
     }
+    if (size_ > durable_size_) out.push_back({size_, {}, writes_.size()});
   }
 
  private:
@@ -117,8 +124,10 @@ class Platter {
 
   PageStore durable_;
   uint64_t size_;
+  uint64_t durable_size_;
   std::vector<Write> writes_;
-  std::map<uint64_t, uint64_t> syncs_;  // in flight: how many writes had ended when it began
+  std::map<uint64_t, std::pair<uint64_t, uint64_t>>
+      syncs_;  // in flight: how many writes had ended when it began, and the size
   uint64_t ends_ = 0;
 };
 
@@ -130,7 +139,10 @@ class Cutter {
         options_(options),
         result_(result),
         rng_(seed),
-        oracle_(recording.swarm.create.size, recording.swarm.create.geometry.sub_block(), 1) {}
+        oracle_(recording.swarm.create.size, recording.swarm.create.geometry.sub_block(), 1),
+        touched_(recording.swarm.base_bytes / kSector),
+        size_asked_(recording.swarm.create.size),
+        size_promised_(recording.swarm.create.size) {}
 
   void run() {
     for (const Event& event : recording_.log) {
@@ -178,14 +190,17 @@ class Cutter {
         return true;
       case Kind::kWrite:
         ++result_.operations;
+        touch(event);
         (void)oracle_.begin_write(event.offset, event.length, 1);
         return false;
       case Kind::kZero:
         ++result_.operations;
+        touch(event);
         (void)oracle_.begin_zero(event.offset, event.length);
         return false;
       case Kind::kTrim:
         ++result_.operations;
+        touch(event);
         (void)oracle_.begin_trim(event.offset, event.length);
         return false;
       case Kind::kEnd:
@@ -199,6 +214,11 @@ class Cutter {
         return true;
       case Kind::kMade:
         platters_.emplace_back(recording_.backings[event.backing].size);
+        if (recording_.backings[event.backing].is_base) {
+          const Image image = make_image(recording_.swarm, oracle_);
+          image_op_ = image.op;
+          platters_.back().preload(image.bytes);
+        }
         known_.emplace_back();
         return false;
       case Kind::kAttachAsked:
@@ -216,8 +236,19 @@ class Cutter {
         return known_[event.backing].released = true;
       case Kind::kMerged:
         return known_[event.backing].merged = true;
+      case Kind::kGrowAsked:
+        size_asked_ = std::max(size_asked_, event.length);
+        return false;
+      case Kind::kGrown:
+        size_promised_ = std::max(size_promised_, event.length);
+        if (size_promised_ > oracle_.bytes()) oracle_.grow(size_promised_);
+        return true;
     }
     return false;
+  }
+  void touch(const ClientEvent& event) {
+    const uint64_t end = std::min(event.offset + event.length, recording_.swarm.base_bytes);
+    for (uint64_t at = event.offset; at < end; at += kSector) touched_[at / kSector] = true;
   }
 
   void cut() {
@@ -282,7 +313,10 @@ class Cutter {
     ++result_.images;
     World world(1, false, false);
     world.swarm = recording_.swarm;
-    world.size_asked = world.size_promised = world.swarm.create.size;
+    world.size_asked = size_asked_;
+    world.size_promised = size_promised_;
+    world.image_op = image_op_;
+    world.touched = touched_;
     world.oracle = oracle_;
     world.oracle.crash();
     world.scheduler.set_orderly(true);
@@ -290,20 +324,25 @@ class Cutter {
     for (size_t i = 0; i < platters_.size(); ++i) {
       if (known_[i].released) continue;
       PageStore content(platters_[i].durable());
+      uint64_t size = platters_[i].durable_size();
       for (const size_t end = next + counts_[i]; next < end; ++next) {
-        if (kept_[next]) content.write(undecided_[next].offset, undecided_[next].bytes);
+        const Platter::Undecided& one = undecided_[next];
+        if (kept_[next]) one.bytes.empty() ? void(size = one.offset) : content.write(one.offset, one.bytes);
       }
-      Backing& backing = i == 0 ? world.primary : *world.shadows.emplace_back(std::make_unique<Backing>());
+      const bool is_base = recording_.backings[i].is_base;
+      Backing& backing = i == 0    ? world.primary
+                         : is_base ? world.base
+                                   : *world.shadows.emplace_back(std::make_unique<Backing>());
       backing.uuid = recording_.backings[i].uuid;
       backing.attach_asked = known_[i].attach_asked;
       backing.attached = known_[i].attached;
       backing.merge_asked = known_[i].merge_asked;
       backing.merged = known_[i].merged;
       backing.release_asked = known_[i].release_asked;
-      backing.disk =
-          std::make_unique<Disk>(world.scheduler, world.rng, std::move(content), platters_[i].size());
+      backing.disk = std::make_unique<Disk>(world.scheduler, world.rng, std::move(content), size);
     }
     recover_and_judge(world);
+    world.check_image();
     if (world.ok()) return;
     std::string choice;
     for (const bool one : kept_) choice += one ? '1' : '0';
@@ -315,6 +354,10 @@ class Cutter {
   PowerCutResult& result_;
   SeededRng rng_;
   Oracle oracle_;
+  Oracle::OpId image_op_ = 0;
+  std::vector<bool> touched_;  // sectors of the image that the client has asked to change
+  uint64_t size_asked_;
+  uint64_t size_promised_;
   std::vector<Platter> platters_;
   std::vector<Known> known_;
   bool serving_ = false;

@@ -35,6 +35,10 @@ class Recorder {
     swarm.create.id = Uuid::random(rng_);
     swarm.create.name = "recorded";
     swarm.create.size = 24 * kCluster;
+    if (seed % 3 == 0) {  // it ends within a cluster
+      swarm.base_bytes = swarm.create.size = 14 * kCluster + kSector512 * (1 + rng_.below(15));
+    }
+    swarm.create.checksums = seed % 2 == 0;
     swarm.create.redirect = rng_.below(2) == 0 ? volume::Redirect::kAllocating : volume::Redirect::kAll;
     swarm.create.geometry.sub_block_bits = 9;
     swarm.journal_blocks = static_cast<uint32_t>(8 + rng_.below(9));
@@ -45,6 +49,7 @@ class Recorder {
     swarm.io_max = 4 * kCluster;
     swarm.run.hold_timeout = std::chrono::milliseconds(20);
     swarm.run.commit_idle = std::chrono::milliseconds(2);
+    swarm.run.checksum_age = std::chrono::milliseconds(1 + rng_.below(20));
     oracle_.emplace(swarm.create.size, swarm.create.geometry.sub_block(), 1);
   }
   ~Recorder() {
@@ -103,10 +108,33 @@ class Recorder {
     if (!pool) return give_up(pool.error().message);
     pool_ = std::move(*pool);
     auto primary = make(out_.swarm.primary_clusters, true);
-    if (!primary) return false;
+    if (!primary || (out_.swarm.base_bytes > 0 && !make_base())) return false;
     const Status formatted =
         wait(volume::Volume::format_primary(*primary, out_.swarm.create, out_.backings.front().uuid));
     return formatted ? true : give_up(formatted.error().message);
+  }
+
+  // What is in it already is no part of the recording.
+  bool make_base() {
+    const auto number = static_cast<uint32_t>(out_.backings.size());
+    const Recording::Made made{Uuid::random(rng_), out_.swarm.base_bytes, true};
+    auto file = pool_->create(made.uuid.str(), made.size);
+    if (!file) return give_up(file.error().message);
+    const std::vector<std::byte> content = make_image(out_.swarm, *oracle_).bytes;
+    const io::Buffer memory(content.size());
+    std::copy(content.begin(), content.end(), memory.data());
+    const Status written = wait(write_all(**file, memory.first(content.size())));
+    if (!written) return give_up(written.error().message);
+    out_.backings.push_back(made);
+    out_.swarm.create.base = volume::BaseImage{made.uuid, made.size, "image"};
+    note({Kind::kMade, 0, 0, 0, number, false, false});
+    return true;
+  }
+  static io::Task<Status> write_all(io::File& file, std::span<const std::byte> bytes) {
+    const int written = co_await io::write(file, 0, bytes);
+    const int synced = co_await io::sync(file);
+    if (written < 0 || synced < 0) co_return fail(Code::kIo, "the image cannot be written");
+    co_return Status{};
   }
 
   std::unique_ptr<io::File> make(uint32_t clusters, bool primary) {
@@ -125,8 +153,9 @@ class Recorder {
       if (released_.contains(i)) continue;
       auto file = pool_->open(out_.backings[i].uuid.str(), io::Directory::Mode::kReadWriteLocked);
       if (!file) return give_up(file.error().message);
-      segments.push_back(
-          {out_.backings[i].uuid, std::make_unique<io::RecordingFile>(std::move(*file), log_, i)});
+      segments.push_back({out_.backings[i].uuid,
+                          std::make_unique<io::RecordingFile>(std::move(*file), log_, i),
+                          out_.backings[i].is_base});
     }
     auto opened = wait(volume::Volume::open(*loop_, std::move(segments), out_.swarm.run));
     if (!opened) return give_up(opened.error().message);
@@ -179,7 +208,7 @@ class Recorder {
   }
 
   void draw_range(Slot& slot) {
-    const uint64_t size = out_.swarm.create.size;
+    const uint64_t size = oracle_->bytes();
     slot.offset = rng_.below(size / kSector512) * kSector512;
     if (rng_.below(3) == 0) slot.offset = align_down(slot.offset, kCluster);
     const uint64_t longest =
@@ -219,8 +248,10 @@ class Recorder {
   // ---- the lives of shadows, one step at a time
 
   void control() {
-    const uint64_t draw = rng_.below(6);
+    const uint64_t draw = rng_.below(9);
     if (draw == 5) return resize();
+    if (draw == 6 || draw == 7) return squeeze();
+    if (draw == 8) return grow();
     if (draw == 0 && out_.backings.size() <= kShadowsMax) return grant();
     if (draw == 1) return spawn(volume_->checkpoint(), {});
     if (attached_.empty()) return;
@@ -243,6 +274,31 @@ class Recorder {
     const uint64_t most = std::min(segment.backing_max, 2 * segment.backing);
     const uint64_t bytes = segment.backing / 2 + rng_.below(most - segment.backing / 2 + 1);
     spawn(volume_->resize_segment(segment.uuid, align_down(bytes, kCluster)), {});
+  }
+
+  // The client's data compresses too well, so blobs are made larger by lot.
+  void squeeze() {
+    volume::SqueezeOptions options;
+    options.lots = rng_.next() | 1;
+    const size_t which = rng_.below(attached_.size() + 1);
+    const uint32_t number = which == attached_.size() ? 0 : attached_[which];
+    spawn(squeeze_segment(out_.backings[number].uuid, options), {});
+  }
+  io::Task<Status> squeeze_segment(Uuid segment, volume::SqueezeOptions options) {
+    const auto report = co_await volume_->squeeze_segment(segment, options);
+    co_return report ? Status{} : tl::unexpected(report.error());
+  }
+
+  void grow() {
+    const uint64_t most = 30 * kCluster;
+    const uint64_t now = volume_->info().size;
+    const uint64_t size = std::min(most, align_up(now + 1 + rng_.below(4 * kCluster), kSector512));
+    if (size <= now) return;
+    note({Kind::kGrowAsked, 0, size, 0, 0, false, false});
+    spawn(volume_->grow(size), [this, size] {
+      if (size > oracle_->bytes()) oracle_->grow(size);
+      note({Kind::kGrown, 0, size, 0, 0, false, false});
+    });
   }
 
   void release() {
@@ -279,9 +335,10 @@ class Recorder {
     ++controls_;
     io::spawn(std::move(task), [this, then = std::move(then)](const Status& status) {
       // That there is no room to move to, or to grow into, is an answer.
-      const bool no_room = !status && (status.error().code == Code::kNoSpace ||
-                                       status.error().code == Code::kFailedPrecondition ||
-                                       status.error().code == Code::kInvalidArgument);
+      const bool no_room =
+          !status &&
+          (status.error().code == Code::kNoSpace || status.error().code == Code::kFailedPrecondition ||
+           status.error().code == Code::kInvalidArgument || status.error().code == Code::kNotFound);
       if (!status && !no_room) give_up(status.error().message);
       if (status && then) then();
       if (--controls_ == 0 && in_flight_ == 0) loop_->stop();
@@ -307,6 +364,15 @@ class Recorder {
 };
 
 }  // namespace
+
+Image make_image(const Swarm& swarm, Oracle& oracle) {
+  Image out;
+  out.bytes.resize(swarm.base_bytes);
+  out.op = oracle.begin_write(0, swarm.base_bytes, 0);
+  oracle.fill(out.op, out.bytes);
+  oracle.end(out.op, true, true);
+  return out;
+}
 
 Recording record(const std::string& directory, uint64_t seed, uint32_t operations) {
   Recorder recorder(directory, seed, operations);

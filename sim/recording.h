@@ -29,6 +29,8 @@ struct ClientEvent {
     kMerged,
     kReleaseAsked,  // folded or drained
     kReleased,      // and its file is gone
+    kGrowAsked,     // of what clients see, to `length`
+    kGrown,
   };
   Kind kind = Kind::kServing;
   uint64_t offset = 0;
@@ -43,17 +45,25 @@ struct Recording {
   struct Made {
     Uuid uuid;
     uint64_t size = 0;
+    bool is_base = false;
   };
-  Swarm swarm;  // what the volume is like
+  Swarm swarm;  // what the volume is like; over an image if it has base_bytes
   std::vector<io::IoEvent> log;
   std::vector<ClientEvent> client;
   std::vector<Made> backings;
   std::string trouble;  // why there is no recording
 };
 
-// `operations` of a client with several in flight, with shadows granted, activated and merged, checkpoints,
-// and the volume closed and opened again on the way. Files are made below `directory`, and removed. The seed
-// decides what is asked for, not when the machine answers.
+// `operations` of a client with several in flight, with shadows granted, activated, merged, folded and
+// drained, segments resized and squeezed, growth, checkpoints, and the volume closed and opened again on the
+// way. One recording in three is of a volume over an image, every other one has checksums. Files are made
+// below `directory`, and removed. The seed decides what is asked for, not when the machine answers. What the
+// image of a volume over one holds before anything is recorded, and the reference told of it.
+struct Image {
+  Oracle::OpId op = 0;
+  std::vector<std::byte> bytes;
+};
+Image make_image(const Swarm& swarm, Oracle& oracle);
 Recording record(const std::string& directory, uint64_t seed, uint32_t operations);
 
 }  // namespace foreshadow::sim
