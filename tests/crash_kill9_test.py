@@ -1,7 +1,7 @@
 """kill -9 of the server, again and again, under a writer that knows what may be there afterwards.
 
-The instant is random; shadows are granted, activated and merged meanwhile. FORESHADOW_KILL_CYCLES asks for
-more cycles than the default, FORESHADOW_SEED for another order of events.
+The instant is random; shadows are granted, activated and merged meanwhile, or squeezed, drained and folded.
+FORESHADOW_KILL_CYCLES asks for more kills than the default, FORESHADOW_SEED for another order of events.
 """
 import json
 import os
@@ -66,87 +66,164 @@ def kill9(sandbox):
     server.stop()
 
 
-class Mover(threading.Thread):
-    """Has what the writer has filled folded or drained, and kills the server while that is under way."""
+BALLAST = 128 * MIB  # beside what is judged after each kill; judged when all is done
 
-    def __init__(self, server, volume, way, chance):
-        super().__init__(daemon=True)
-        self.server, self.volume, self.way = server, volume, way
-        self.rest, self.target, self.failure = chance.uniform(0, 0.02), None, None
 
-    def run(self):
-        try:
-            self.move()
-        except Exception as failure:  # whatever it is, the writer waits for the kill
-            self.failure = failure
+class Moves:
+    """One volume, most of it in a shadow that is squeezed, drained and folded, and killed meanwhile."""
+
+    def __init__(self, server, name, chance):
+        self.server, self.chance = server, chance
+        self.volume = server.create(name, size="256MiB", primary="16MiB", pool="moves", checksums=True,
+                                    redirect=chance.choice(("allocating", "all")))
+        self.volume.grant("192MiB", pool="moves")
+        self.ledger = stamps.Ledger(REGION // 4 // stamps.SECTOR)
+        self.ballast = chance.randbytes(BALLAST)
+        handle = support.connect(self.volume)
+        for at in range(0, BALLAST, 4 * MIB):
+            handle.pwrite(self.ballast[at:at + 4 * MIB], REGION + at)
+        self.ledger.fill(handle)
+        handle.shutdown()
+        self.volume.grant("192MiB", pool="moves")  # room for a drain
+        for segment in self.volume.show()["segments"]:
+            if segment["state"] != "merged":
+                server.cli("shadow", "merge", name, "--segment", segment["id"], ok=False)
+
+    def shadow(self, segment=None):
+        """That one as it is now, None if it is gone; or the one that holds most."""
+        shadows = [s for s in self.volume.show()["segments"] if s["role"] == "shadow"]
+        if segment is None:
+            return max(shadows, key=lambda shown: shown["used"])
+        return next((shown for shown in shadows if shown["id"] == segment), None)
+
+    def ask(self, way, segment):
+        words = [support.BINARY, "--state", str(self.server.state), "shadow", way, self.volume.name]
+        return subprocess.Popen([*words, str(segment)], stdout=subprocess.DEVNULL,
+                                stderr=subprocess.DEVNULL, preexec_fn=support.die_with_parent)
+
+    def kill_amid(self, way, seen, rest):
+        """`rest` seconds after the server has said that it begins with that, behind what it had `seen` fit
+        to say before."""
+        says = {"squeeze": b"squeeze.requested", "drain": b"segment.draining", "fold": b"shadow.folding"}
+        with open(self.server.log_path, "rb") as log:
+            log.seek(seen)
+            said, ends = b"", time.monotonic() + support.DEADLINE
+            while way is not None and says[way] not in said and time.monotonic() < ends:
+                said += log.read()
+                time.sleep(0.001)
+        time.sleep(rest)
         self.server.process.kill()
 
-    def move(self):
-        self.volume.wait_for(lambda shown: shown["used"] > 40 * MIB)
-        self.volume.merge()
-        self.target = min(s["id"] for s in self.volume.show()["segments"] if s["id"] != 0)
-        if self.way == "drain":  # into another that has room
-            granted = self.volume.grant("96MiB")["segments"]
-            for segment in granted:
-                if segment["state"] == "warm":
-                    self.server.cli("shadow", "merge", self.volume.name, "--segment", segment["id"])
-        words = [support.BINARY, "--state", str(self.server.state), "shadow", self.way, self.volume.name]
-        with support.Events(self.server) as events:
-            events.wait_for("volume.created", self.volume.name)  # it follows
-            asking = subprocess.Popen([*words, str(self.target)], stdout=subprocess.DEVNULL,
-                                      stderr=subprocess.DEVNULL, preexec_fn=support.die_with_parent)
-            events.wait_for("shadow.folding" if self.way == "fold" else "segment.draining", self.volume.name)
-            time.sleep(self.rest)  # the random instant
-            self.server.process.kill()
-            asking.wait(timeout=support.DEADLINE)
+    def live_and_die(self, asked, way, rest):
+        """Asks for those and writes until it is killed, soon after `way` has begun if that is asked for; how
+        much was in flight."""
+        begun = way if any(one[0] == way for one in asked) else None
+        arguments = (begun, self.server.log_path.stat().st_size, rest)
+        killer = threading.Thread(target=self.kill_amid, args=arguments, daemon=True)
+        asking = [self.ask(*one) for one in asked]
+        writer = stamps.Writer(self.volume, self.ledger, self.chance.getrandbits(32))
+        killer.start()
+        writer.run(until=lambda: False)
+        killer.join()
+        self.server.process.wait()
+        in_flight = writer.in_flight()
+        writer.close()
+        for one in asking:
+            one.wait(timeout=support.DEADLINE)
+        self.server.start()
+        return in_flight
+
+    def judge(self):
+        handle = support.connect(self.volume)
+        self.ledger.verify_volume(handle)
+        handle.shutdown()
+        self.volume.check()
+
+    def judge_all(self):
+        self.judge()
+        handle = support.connect(self.volume)
+        for at in range(0, BALLAST, 4 * MIB):
+            read = bytes(handle.pread(4 * MIB, REGION + at))
+            assert read == self.ballast[at:at + 4 * MIB], f"what lies at {REGION + at} on has changed"
+        handle.shutdown()
 
 
-def judge(server, volume, ledger):
-    server.start()
-    handle = support.connect(volume)
-    ledger.verify_volume(handle)
-    handle.shutdown()
-    volume.check()
+def is_leaving(shown):
+    return shown is not None and shown["state"] in ("draining", "folding")
 
 
 def kill9_moves(sandbox):
-    """Killed while a shadow is folded or drained, and again while the next start goes on with that."""
+    """Killed while a shadow is squeezed, drained and folded, and again while each start goes on with that.
+
+    When the kill comes is drawn about the time in which the last ones met a segment half way out, so that
+    most do, however fast the machine is.
+    """
     support.libnbd()
     print(f"FORESHADOW_SEED={SEED}", flush=True)
     chance = random.Random(SEED)
     server = sandbox.up()
-    totals = {"kills": 0, "writes acknowledged": 0, "in flight at a kill": 0, "gone on with after a kill": 0}
-    for cycle in range(max(2, CYCLES // 3)):  # of two kills each
-        redirect = chance.choice(("allocating", "all"))
-        volume = server.small_volume(f"db-{cycle}", shadows=0, size="128MiB", pool_size="512MiB",
-                                     redirect=redirect)
-        ledger = stamps.Ledger(REGION // stamps.SECTOR)
-        mover = Mover(server, volume, "fold" if cycle % 2 == 0 else "drain", chance)
-        for killer in (mover, threading.Timer(chance.uniform(0, 0.1), lambda: server.process.kill())):
-            writer = stamps.Writer(volume, ledger, chance.getrandbits(32))
-            killer.start()
-            writer.run(until=lambda: False)
-            killer.join()
-            server.process.wait()
-            totals["in flight at a kill"] += writer.in_flight()
-            writer.close()
-            assert mover.failure is None, mover.failure
-            judge(server, volume, ledger)
-            totals["kills"] += 1
-        # Asked again it waits for what goes on, begins what had not begun, or finds it done.
-        server.cli("shadow", mover.way, volume.name, mover.target, ok=False)
-        volume.wait_for(lambda shown: all(s["id"] != mover.target for s in shown["segments"]))
-        volume.expect_well(merged=0, holds=None)
-        judge_again = support.connect(volume)
-        ledger.verify_volume(judge_again)
-        judge_again.shutdown()
-        totals["writes acknowledged"] += ledger.acknowledged
-        server.cli("volume", "rm", volume.name)
+    server.pool("moves", "1GiB")
+    totals = {"kills": 0, "half way out": 0, "squeezed meanwhile": 0, "with squeezed clusters": 0,
+              "in flight at a kill": 0, "writes acknowledged": 0}
+    rest, squeezed = 0.03, 0
+    wanted = ("half way out", "squeezed meanwhile", "with squeezed clusters")
+
+    def done():  # a few kills more, where they met too little
+        enough = all(totals[what] >= CYCLES // 10 for what in wanted)
+        return totals["kills"] >= (CYCLES if enough else 4 * CYCLES)
+
+    while not done():
+        moves = Moves(server, f"moves-{totals['kills']}", chance)
+        # Twice while it is only squeezed; then it is moved, with a squeeze that waits or has to give way.
+        for way in ("squeeze", "squeeze", "drain", "fold"):
+            victim = moves.shadow()
+            held = victim["used"]
+
+            def half_way_out(shown):
+                return is_leaving(shown) and MIB < shown["used"] < held - MIB
+
+            while victim is not None and held > MIB and not done():
+                asked = [("squeeze", chance.choice((0, victim["id"])))] if way != "squeeze" else []
+                if not is_leaving(victim):
+                    asked.append((way, victim["id"]))
+                chance.shuffle(asked)
+                flying = moves.live_and_die(asked, way, chance.uniform(0, 2) * rest)
+                totals["in flight at a kill"] += flying
+                totals["kills"] += 1
+                now = moves.shadow(victim["id"])
+                met = half_way_out(now)
+                totals["half way out"] += met
+                while is_leaving(now) and chance.random() < 0.7:  # again, while it goes on with that
+                    time.sleep(chance.uniform(0, rest))
+                    server.kill()
+                    server.start()
+                    totals["kills"] += 1
+                    now = moves.shadow(victim["id"])
+                    totals["half way out"] += half_way_out(now)
+                moves.judge()
+                logical = moves.volume.show()["squeezed"]["logical"]
+                totals["with squeezed clusters"] += logical > 0
+                totals["squeezed meanwhile"] += logical > squeezed
+                squeezed = logical
+                if way == "squeeze":
+                    break
+                if not met and len(asked) > 1:
+                    early = now is not None and not is_leaving(now)
+                    rest = min(1, rest * 1.3) if early else max(0.01, rest / 1.3)
+                victim = now
+        moves.volume.wait_for(lambda shown: all(s["state"] == "merged" or s["state"] == "warm"
+                                                for s in shown["segments"]))
+        moves.judge_all()
+        totals["writes acknowledged"] += moves.ledger.acknowledged
+        if done():
+            moves.volume.expect_well(merged=0, holds=None)
+        server.cli("volume", "rm", moves.volume.name)
+        squeezed = 0
         left = list(sandbox.path.glob("**/*.seg"))
         assert not left, f"the removed volume left {left}"
-    # What the agent says when it comes up and finds a segment half way out.
-    totals["gone on with after a kill"] = server.log().count("going on with the release of segment")
     print(json.dumps(totals))
+    for what in wanted:
+        assert totals[what] >= CYCLES // 10, f"of {totals['kills']} kills only {totals[what]} met: {what}"
     server.stop()
 
 

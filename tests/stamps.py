@@ -58,6 +58,18 @@ class Ledger:
             if later:
                 self.since[sector] = later
 
+    def fill(self, handle):
+        """Writes all of it, and flushes."""
+        chunk = 2048
+        for first in range(0, self.sectors, chunk):
+            count = min(chunk, self.sectors - first)
+            sequence = self.issue(first, count, zero=False)
+            handle.pwrite(b"".join(stamp(first + i, sequence) for i in range(count)), first * SECTOR)
+            self.acknowledge(first, count, sequence)
+        handle.flush()
+        self.durable = list(self.current)
+        self.since.clear()
+
     def verify(self, sector, content):
         """The sequence number that the sector shows; None if it is one that it must not show."""
         allowed = [self.durable[sector], *self.since.get(sector, ())]
