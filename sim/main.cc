@@ -295,10 +295,10 @@ int run_power_cuts(const Options& options) {
   const auto result = foreshadow::sim::cut_power(cuts);
   if (!result.violation.empty()) fmt::print("VIOLATION {}\n", result.violation);
   fmt::print(
-      "{{\"images\": {}, \"cuts\": {}, \"enumerated_cuts\": {}, \"recordings\": {}, \"operations\": {}, "
-      "\"violations\": {}}}\n",
-      result.images, result.cuts, result.enumerated, result.recordings, result.operations,
-      result.violation.empty() ? 0 : 1);
+      "{{\"images\": {}, \"cuts\": {}, \"enumerated_cuts\": {}, \"recordings\": {}, \"over\": {}, "
+      "\"operations\": {}, \"squeezed\": {}, \"released\": {}, \"grown\": {}, \"violations\": {}}}\n",
+      result.images, result.cuts, result.enumerated, result.recordings, result.over, result.operations,
+      result.squeezed, result.released, result.grown, result.violation.empty() ? 0 : 1);
   return result.violation.empty() ? 0 : 1;
 }
 

@@ -378,6 +378,10 @@ PowerCutResult cut_power(const PowerCutOptions& options) {
       break;
     }
     ++result.recordings;
+    result.squeezed += recording.squeezed;
+    result.released += recording.released;
+    result.grown += recording.grown;
+    result.over += recording.swarm.base_bytes > 0 ? 1 : 0;
     const uint64_t before = result.cuts;
     Cutter cutter(recording, seed, options, result);
     cutter.run();

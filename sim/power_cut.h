@@ -20,6 +20,10 @@ struct PowerCutResult {
   uint64_t cuts = 0;        // moments at which the power was cut
   uint64_t images = 0;      // distinct choices of sectors, each recovered, read and judged
   uint64_t enumerated = 0;  // cuts of which every choice was an image
+  uint64_t squeezed = 0;    // clusters, in all recordings
+  uint64_t released = 0;    // segments
+  uint64_t grown = 0;       // times
+  uint64_t over = 0;        // recordings of volumes over an image
   std::string violation;
 };
 

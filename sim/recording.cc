@@ -26,6 +26,7 @@ constexpr uint64_t kCluster = 8192;
 constexpr uint64_t kSector512 = 512;
 constexpr uint32_t kDepth = 6;
 constexpr size_t kShadowsMax = 4;
+constexpr uint64_t kWrittenFirst = 9;  // clusters; what comes then is a squeeze
 
 class Recorder {
  public:
@@ -35,15 +36,15 @@ class Recorder {
     swarm.create.id = Uuid::random(rng_);
     swarm.create.name = "recorded";
     swarm.create.size = 24 * kCluster;
-    if (seed % 3 == 0) {  // it ends within a cluster
+    if (seed % 3 == 2) {  // it ends within a cluster
       swarm.base_bytes = swarm.create.size = 14 * kCluster + kSector512 * (1 + rng_.below(15));
     }
-    swarm.create.checksums = seed % 2 == 0;
+    swarm.create.checksums = seed % 4 != 0;
     swarm.create.redirect = rng_.below(2) == 0 ? volume::Redirect::kAllocating : volume::Redirect::kAll;
     swarm.create.geometry.sub_block_bits = 9;
     swarm.journal_blocks = static_cast<uint32_t>(8 + rng_.below(9));
     swarm.create.journal_bytes = uint64_t{swarm.journal_blocks} * extent::kMetaBlock;
-    swarm.primary_clusters = 14;
+    swarm.primary_clusters = static_cast<uint32_t>(14 + rng_.below(8));
     swarm.create.head_room = 3;
     swarm.queue_depth = kDepth;
     swarm.io_max = 4 * kCluster;
@@ -186,9 +187,9 @@ class Recorder {
       return;
     }
     --left_;
-    if (controls_ == 0 && rng_.below(12) == 0) control();
+    if (controls_ == 0 && written_first_ == kWrittenFirst && rng_.below(4) == 0) control();
     static_cast<block::Request&>(slot) = block::Request();
-    const uint64_t draw = rng_.below(100);
+    const uint64_t draw = written_first_ < kWrittenFirst ? 0 : rng_.below(100);
     slot.kind = draw < 55   ? block::OpKind::kWrite
                 : draw < 65 ? block::OpKind::kZero
                 : draw < 78 ? block::OpKind::kTrim
@@ -214,6 +215,11 @@ class Recorder {
     const uint64_t longest =
         std::min(size - slot.offset, rng_.below(4) == 0 ? out_.swarm.io_max : kCluster / 4);
     slot.length = (1 + rng_.below(longest / kSector512)) * kSector512;
+    const bool first = written_first_ < kWrittenFirst;
+    if (first || rng_.below(4) == 0) {  // a whole cluster, for the squeezer
+      slot.offset = (first ? written_first_++ : rng_.below(size / kCluster)) * kCluster;
+      slot.length = kCluster;
+    }
     slot.fua = rng_.below(6) == 0;
     Kind kind = Kind::kTrim;
     if (slot.kind == block::OpKind::kWrite) {
@@ -248,7 +254,7 @@ class Recorder {
   // ---- the lives of shadows, one step at a time
 
   void control() {
-    const uint64_t draw = rng_.below(9);
+    const uint64_t draw = controls_begun_++ == 0 ? 6 : rng_.below(9);
     if (draw == 5) return resize();
     if (draw == 6 || draw == 7) return squeeze();
     if (draw == 8) return grow();
@@ -276,16 +282,17 @@ class Recorder {
     spawn(volume_->resize_segment(segment.uuid, align_down(bytes, kCluster)), {});
   }
 
-  // The client's data compresses too well, so blobs are made larger by lot.
+  // The client's data compresses too well, so half of the time blobs are made larger by lot.
   void squeeze() {
     volume::SqueezeOptions options;
-    options.lots = rng_.next() | 1;
+    options.lots = rng_.below(2) == 0 ? 0 : rng_.next() | 1;
     const size_t which = rng_.below(attached_.size() + 1);
     const uint32_t number = which == attached_.size() ? 0 : attached_[which];
     spawn(squeeze_segment(out_.backings[number].uuid, options), {});
   }
   io::Task<Status> squeeze_segment(Uuid segment, volume::SqueezeOptions options) {
     const auto report = co_await volume_->squeeze_segment(segment, options);
+    if (report) out_.squeezed += report->squeezed;
     co_return report ? Status{} : tl::unexpected(report.error());
   }
 
@@ -297,6 +304,7 @@ class Recorder {
     note({Kind::kGrowAsked, 0, size, 0, 0, false, false});
     spawn(volume_->grow(size), [this, size] {
       if (size > oracle_->bytes()) oracle_->grow(size);
+      ++out_.grown;
       note({Kind::kGrown, 0, size, 0, 0, false, false});
     });
   }
@@ -307,12 +315,16 @@ class Recorder {
     attached_.erase(attached_.begin() + static_cast<ptrdiff_t>(index));
     const Uuid uuid = out_.backings[number].uuid;
     note({Kind::kReleaseAsked, 0, 0, 0, number, false, false});
-    auto job = rng_.below(2) == 0 ? volume_->fold_shadow(uuid, 0) : volume_->drain_segment(uuid);
-    spawn(std::move(job), [this, number, uuid] {
+    const volume::SegmentInfo primary = volume_->segments().front();
+    const uint64_t bytes = rng_.below(2) == 0 ? 0 : std::min(primary.backing_max, 2 * primary.backing);
+    auto job = rng_.below(2) == 0 ? volume_->fold_shadow(uuid, bytes) : volume_->drain_segment(uuid);
+    const auto released = [this, number, uuid] {
       released_.insert(number);
+      ++out_.released;
       note({Kind::kReleased, 0, 0, 0, number, false, false});
       if (const Status removed = pool_->remove(uuid.str()); !removed) give_up(removed.error().message);
-    });
+    };
+    spawn(std::move(job), released, [this, number] { attached_.push_back(number); });
   }
 
   void grant() {
@@ -331,18 +343,20 @@ class Recorder {
           });
   }
 
-  void spawn(io::Task<Status> task, std::function<void()> then) {
+  void spawn(io::Task<Status> task, std::function<void()> then, std::function<void()> otherwise = {}) {
     ++controls_;
-    io::spawn(std::move(task), [this, then = std::move(then)](const Status& status) {
-      // That there is no room to move to, or to grow into, is an answer.
-      const bool no_room =
-          !status &&
-          (status.error().code == Code::kNoSpace || status.error().code == Code::kFailedPrecondition ||
-           status.error().code == Code::kInvalidArgument || status.error().code == Code::kNotFound);
-      if (!status && !no_room) give_up(status.error().message);
-      if (status && then) then();
-      if (--controls_ == 0 && in_flight_ == 0) loop_->stop();
-    });
+    io::spawn(std::move(task),
+              [this, then = std::move(then), otherwise = std::move(otherwise)](const Status& status) {
+                // That there is no room to move to, or to grow into, is an answer.
+                const bool no_room = !status && (status.error().code == Code::kNoSpace ||
+                                                 status.error().code == Code::kFailedPrecondition ||
+                                                 status.error().code == Code::kInvalidArgument ||
+                                                 status.error().code == Code::kNotFound);
+                if (!status && !no_room) give_up(status.error().message);
+                if (status && then) then();
+                if (!status && otherwise) otherwise();
+                if (--controls_ == 0 && in_flight_ == 0) loop_->stop();
+              });
   }
 
   SeededRng rng_;
@@ -358,6 +372,8 @@ class Recorder {
   std::unique_ptr<io::File> granted_;
   std::vector<uint32_t> attached_;
   std::set<uint32_t> released_;
+  uint64_t written_first_ = 0;
+  uint32_t controls_begun_ = 0;
   uint32_t left_ = 0;
   uint32_t in_flight_ = 0;
   uint32_t controls_ = 0;

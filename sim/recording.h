@@ -51,19 +51,22 @@ struct Recording {
   std::vector<io::IoEvent> log;
   std::vector<ClientEvent> client;
   std::vector<Made> backings;
-  std::string trouble;  // why there is no recording
+  uint64_t squeezed = 0;  // clusters
+  uint64_t released = 0;  // segments, folded or drained
+  uint64_t grown = 0;     // times
+  std::string trouble;    // why there is no recording
 };
 
-// `operations` of a client with several in flight, with shadows granted, activated, merged, folded and
-// drained, segments resized and squeezed, growth, checkpoints, and the volume closed and opened again on the
-// way. One recording in three is of a volume over an image, every other one has checksums. Files are made
-// below `directory`, and removed. The seed decides what is asked for, not when the machine answers. What the
-// image of a volume over one holds before anything is recorded, and the reference told of it.
 struct Image {
   Oracle::OpId op = 0;
   std::vector<std::byte> bytes;
 };
+// What the image of a volume over one holds before anything is recorded, and the reference told of it.
 Image make_image(const Swarm& swarm, Oracle& oracle);
+// `operations` of a client with several in flight, with shadows granted, activated, merged, folded and
+// drained, segments resized and squeezed, growth, checkpoints, and the volume closed and opened again on the
+// way. One recording in three is of a volume over an image, one in four has no checksums. Files are made
+// below `directory`, and removed. The seed decides what is asked for, not when the machine answers.
 Recording record(const std::string& directory, uint64_t seed, uint32_t operations);
 
 }  // namespace foreshadow::sim
