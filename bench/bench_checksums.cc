@@ -17,6 +17,7 @@
 #include "io/buffer.h"
 #include "io/loop.h"
 #include "io/task.h"
+#include "io/wait_for.h"
 #include "volume/volume.h"
 
 namespace foreshadow {
@@ -31,17 +32,6 @@ constexpr uint32_t kRequests = 200'000;  // a round
 [[noreturn]] void give_up(const std::string& what) {
   fmt::print(stderr, "bench_checksums: {}\n", what);
   std::exit(1);
-}
-
-template <typename T>
-T wait_for(io::Loop& loop, io::Task<T> task) {
-  std::optional<T> out;
-  io::spawn(std::move(task), [&](T value) {
-    out.emplace(std::move(value));
-    loop.stop();
-  });
-  if (!out) loop.run();
-  return std::move(*out);
 }
 
 double cpu_seconds() {
@@ -63,11 +53,11 @@ std::unique_ptr<volume::Volume> make(io::Loop& loop, block::Pool& pool, bool che
   const Uuid segment = Uuid::random(rng);
   auto file = pool.create(segment.str(), kBytes + 64 * kMiB);
   if (!file) give_up(file.error().message);
-  auto formatted = wait_for(loop, volume::Volume::format_primary(**file, how, segment));
+  auto formatted = io::wait_for(loop, volume::Volume::format_primary(**file, how, segment));
   if (!formatted) give_up(formatted.error().message);
   std::vector<volume::SegmentFile> files;
   files.push_back({segment, std::move(*file)});
-  auto opened = wait_for(loop, volume::Volume::open(loop, std::move(files), {}));
+  auto opened = io::wait_for(loop, volume::Volume::open(loop, std::move(files), {}));
   if (!opened) give_up(opened.error().message);
   return std::move(opened->volume);
 }
@@ -163,14 +153,14 @@ void run(const std::string& directory) {
   auto on = make(**loop, **pool, true);
   for (volume::Volume* volume : {off.get(), on.get()}) {
     Load(**loop, *volume, block::OpKind::kWrite, kMiB, true).run(kBytes / kMiB);
-    auto kept = wait_for(**loop, volume->checkpoint());
+    auto kept = io::wait_for(**loop, volume->checkpoint());
     if (!kept) give_up(kept.error().message);
   }
   const std::string reads = measure(**loop, *off, *on, block::OpKind::kRead, "read");
   const std::string writes = measure(**loop, *off, *on, block::OpKind::kWrite, "overwrite");
   fmt::print("{{\"checksums\":[{},{}]}}\n", reads, writes);
   for (volume::Volume* volume : {off.get(), on.get()}) {
-    auto closed = wait_for(**loop, volume->close());
+    auto closed = io::wait_for(**loop, volume->close());
     if (!closed) give_up(closed.error().message);
   }
 }

@@ -19,6 +19,7 @@
 #include "extent/map.h"
 #include "io/buffer.h"
 #include "io/loop.h"
+#include "io/wait_for.h"
 #include "volume/volume.h"
 
 namespace foreshadow {
@@ -111,17 +112,6 @@ class CountingFile final : public io::File {
   ::_exit(1);
 }
 
-template <typename T>
-T wait_for(io::Loop& loop, io::Task<T> task) {
-  std::optional<T> out;
-  io::spawn(std::move(task), [&](T value) {
-    out.emplace(std::move(value));
-    loop.stop();
-  });
-  while (!out) loop.run();
-  return std::move(*out);
-}
-
 std::unique_ptr<io::Loop> make_loop() {
   auto loop = io::Loop::create();
   if (!loop) give_up(loop.error().message);
@@ -139,7 +129,7 @@ std::unique_ptr<io::File> open_backing(io::Loop& loop, const std::string& direct
 std::unique_ptr<volume::Volume> open_volume(io::Loop& loop, std::unique_ptr<io::File> file, Uuid segment) {
   std::vector<volume::SegmentFile> files;
   files.push_back({segment, std::move(file)});
-  auto opened = wait_for(loop, volume::Volume::open(loop, std::move(files), {}));
+  auto opened = io::wait_for(loop, volume::Volume::open(loop, std::move(files), {}));
   if (!opened) give_up(opened.error().message);
   return std::move(opened->volume);
 }
@@ -196,7 +186,7 @@ void fill_and_die(const std::string& directory, Uuid id, Uuid segment, bool scat
   how.id = id;
   how.name = "bench";
   how.size = uint64_t{kRecoveredClusters} * kClusterBytes;
-  auto formatted = wait_for(*loop, volume::Volume::format_primary(*file, how, segment));
+  auto formatted = io::wait_for(*loop, volume::Volume::format_primary(*file, how, segment));
   if (!formatted) give_up(formatted.error().message);
   auto volume = open_volume(*loop, std::move(file), segment);
   SeededRng rng(1);
@@ -204,7 +194,7 @@ void fill_and_die(const std::string& directory, Uuid id, Uuid segment, bool scat
   std::iota(order.begin(), order.end(), 0u);
   if (scattered) order = shuffled(kRecoveredClusters, rng);
   Writer(*loop, *volume, std::move(order)).run();
-  auto flushed = wait_for(*loop, volume->flush());
+  auto flushed = io::wait_for(*loop, volume->flush());
   if (!flushed) give_up(flushed.error().message);
   ::kill(::getpid(), SIGKILL);
 }
@@ -228,7 +218,7 @@ std::string measure_recovery(const std::string& directory, bool scattered) {
   auto loop = make_loop();
   uint64_t bytes_read = 0;
   auto file = std::make_unique<CountingFile>(open_backing(*loop, directory), bytes_read);
-  auto recovered = wait_for(*loop, extent::recover({file.get()}));
+  auto recovered = io::wait_for(*loop, extent::recover({file.get()}));
   if (!recovered) give_up(recovered.error().message);
   const uint64_t records = (*recovered)->journal_records;
   const uint64_t pages = (*recovered)->table_pages;
@@ -243,7 +233,7 @@ std::string measure_recovery(const std::string& directory, bool scattered) {
     give_up(fmt::format("{} bytes in use after recovery, expected {}", usage.used,
                         uint64_t{kRecoveredClusters} * kClusterBytes));
   }
-  auto closed = wait_for(*loop, volume->close());
+  auto closed = io::wait_for(*loop, volume->close());
   if (!closed) give_up(closed.error().message);
   volume.reset();
   std::filesystem::remove(path);

@@ -20,6 +20,7 @@
 #include "extent/table_page.h"
 #include "io/buffer.h"
 #include "io/loop.h"
+#include "io/wait_for.h"
 #include "volume/volume.h"
 
 namespace foreshadow {
@@ -38,17 +39,6 @@ constexpr const char* kFileName = "bench-open.seg";
 
 double seconds_since(std::chrono::steady_clock::time_point began) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
-}
-
-template <typename T>
-T wait_for(io::Loop& loop, io::Task<T> task) {
-  std::optional<T> out;
-  io::spawn(std::move(task), [&](T value) {
-    out.emplace(std::move(value));
-    loop.stop();
-  });
-  while (!out) loop.run();
-  return std::move(*out);
 }
 
 template <typename T>
@@ -72,7 +62,7 @@ std::unique_ptr<volume::Volume> open_volume(io::Loop& loop, const Place& place,
                                             std::unique_ptr<io::File> file) {
   std::vector<volume::SegmentFile> files;
   files.push_back({place.segment, std::move(file)});
-  return std::move(need(wait_for(loop, volume::Volume::open(loop, std::move(files), {}))).volume);
+  return std::move(need(io::wait_for(loop, volume::Volume::open(loop, std::move(files), {}))).volume);
 }
 
 // The table as a checkpoint leaves it: every physical cluster holds all of one logical cluster.
@@ -103,7 +93,7 @@ uint64_t write_table(io::Loop& loop, io::File& file, const extent::Recovered& vo
         co_return result;
       }
     };
-    if (wait_for(loop, Done::write(file, layout.page_offset(page, 0), block.span())) < 0)
+    if (io::wait_for(loop, Done::write(file, layout.page_offset(page, 0), block.span())) < 0)
       give_up("a write failed");
   }
   return digest;
@@ -116,13 +106,13 @@ void make_volume(const Place& place, bool scattered) {
   how.id = place.volume;
   how.name = "bench";
   how.size = kClusters * kClusterBytes;
-  need(wait_for(*loop, volume::Volume::format_primary(*file, how, place.segment)));
-  auto fresh = need(wait_for(*loop, extent::recover({file.get()})));
+  need(io::wait_for(*loop, volume::Volume::format_primary(*file, how, place.segment)));
+  auto fresh = need(io::wait_for(*loop, extent::recover({file.get()})));
   extent::Superblock super = fresh->super;
   super.table_digest = write_table(*loop, *file, *fresh, scattered);
   super.checkpoint = CkptSeq(1);
   ++super.sequence;
-  need(wait_for(*loop, extent::write_superblock(*file, super)));
+  need(io::wait_for(*loop, extent::write_superblock(*file, super)));
 }
 
 // In a process of its own, which ends as by kill -9.
@@ -151,7 +141,7 @@ void change_and_die(const Place& place) {
     volume->submit(call);
     while (!call.ended) loop->run();
   }
-  need(wait_for(*loop, volume->flush()));
+  need(io::wait_for(*loop, volume->flush()));
   ::kill(::getpid(), SIGKILL);
 }
 
@@ -187,10 +177,10 @@ std::string measure(const std::string& directory, bool scattered) {
   const double open_s = seconds_since(began);
   const volume::Usage usage = volume->usage();
   began = std::chrono::steady_clock::now();
-  const extent::CheckReport report = need(wait_for(*loop, volume->check()));
+  const extent::CheckReport report = need(io::wait_for(*loop, volume->check()));
   const double check_s = seconds_since(began);
   if (!report.ok()) give_up(report.findings.front());
-  need(wait_for(*loop, volume->close()));
+  need(io::wait_for(*loop, volume->close()));
   volume.reset();
   std::filesystem::remove(path);
   return fmt::format(R"({{"scattered":{},"mapped_clusters":{},"open_ms":{:.1f},"check_ms":{:.1f},)"

@@ -15,6 +15,7 @@
 #include "io/buffer.h"
 #include "io/loop.h"
 #include "io/task.h"
+#include "io/wait_for.h"
 #include "volume/volume.h"
 
 namespace foreshadow::sim {
@@ -88,13 +89,7 @@ class Recorder {
   }
   template <typename T>
   T wait(io::Task<T> task) {
-    std::optional<T> out;
-    io::spawn(std::move(task), [&](T&& value) {
-      out.emplace(std::move(value));
-      loop_->stop();
-    });
-    while (!out) loop_->run();
-    return std::move(*out);
+    return io::wait_for(*loop_, std::move(task));
   }
 
   bool begin() {

@@ -19,6 +19,7 @@
 #include "extent/rescue.h"
 #include "io/loop.h"
 #include "io/task.h"
+#include "io/wait_for.h"
 
 namespace foreshadow::app {
 namespace {
@@ -108,17 +109,6 @@ io::Task<Status> rescue_volume(io::Loop& loop, const Files& files, bool apply, R
   co_return Status{};
 }
 
-template <typename T>
-T run(io::Loop& loop, io::Task<T> task) {
-  std::optional<T> out;
-  io::spawn(std::move(task), [&](T value) {
-    out.emplace(std::move(value));
-    loop.stop();
-  });
-  if (!out) loop.run();
-  return std::move(*out);
-}
-
 // agent.json with these pools and volumes beside what it knows.
 Status write_notes(const agent::StateDir& state_dir, const std::vector<std::string>& directories,
                    const std::vector<RescuedVolume>& volumes, std::string* told) {
@@ -188,7 +178,7 @@ Result<RescueReport> rescue(const std::vector<std::string>& directories, const s
   for (auto& [id, files] : groups) {
     RescuedVolume& volume = out.volumes.emplace_back();
     volume.id = id.str();
-    const Status done = run(*loop, rescue_volume(*loop, files, apply, volume));
+    const Status done = io::wait_for(*loop, rescue_volume(*loop, files, apply, volume));
     if (!done) volume.problems.push_back(done.error().message);
   }
   groups.clear();

@@ -67,15 +67,21 @@ struct DamagedRig : Rig {
     };
     return layout.page_offset(page, sequence(0) > sequence(1) ? 0 : 1);
   }
-  extent::RepairReport repair(bool apply = true) {
+  // All backings, opened for as long as it lives.
+  struct OpenBackings {
+    explicit OpenBackings(Rig& rig) {
+      const std::vector<std::string> backings = *rig.pool().list();
+      for (const std::string& backing : backings) {
+        files.push_back(*rig.pool().open(backing, io::Directory::Mode::kReadWriteLocked));
+        pointers.push_back(files.back().get());
+      }
+    }
     std::vector<std::unique_ptr<io::File>> files;
     std::vector<io::File*> pointers;
-    const std::vector<std::string> backings = *pool().list();
-    for (const std::string& backing : backings) {
-      files.push_back(*pool().open(backing, io::Directory::Mode::kReadWriteLocked));
-      pointers.push_back(files.back().get());
-    }
-    auto report = wait(extent::repair_segments(pointers, apply));
+  };
+  extent::RepairReport repair(bool apply = true) {
+    const OpenBackings opened(*this);
+    auto report = wait(extent::repair_segments(opened.pointers, apply));
     EXPECT_TRUE(report) << report.error().message;
     return report ? *report : extent::RepairReport();
   }
@@ -235,16 +241,10 @@ struct LostRig : DamagedRig {
       trash(Layout::super_offset(copy), extent::kSuperBytes);
   }
   Result<extent::Rebuilt> rebuild(bool write) {
-    std::vector<std::unique_ptr<io::File>> files;
-    std::vector<io::File*> pointers;
-    const std::vector<std::string> backings = *pool().list();
-    for (const std::string& backing : backings) {
-      files.push_back(*pool().open(backing, io::Directory::Mode::kReadWriteLocked));
-      pointers.push_back(files.back().get());
-    }
-    auto rebuilt = wait(extent::rebuild_superblock(pointers));
+    const OpenBackings opened(*this);
+    auto rebuilt = wait(extent::rebuild_superblock(opened.pointers));
     if (rebuilt && write) {
-      EXPECT_TRUE(wait(extent::write_superblock(*pointers[rebuilt->primary], rebuilt->super)));
+      EXPECT_TRUE(wait(extent::write_superblock(*opened.pointers[rebuilt->primary], rebuilt->super)));
     }
     return rebuilt;
   }

@@ -16,6 +16,7 @@
 #include "block/file_pool.h"
 #include "io/buffer.h"
 #include "io/loop.h"
+#include "io/wait_for.h"
 #include "volume/volume.h"
 
 namespace foreshadow::volume {
@@ -40,13 +41,7 @@ class Rig {
 
   template <typename T>
   T wait(io::Task<T> task) {
-    std::optional<T> out;
-    io::spawn(std::move(task), [&](T value) {
-      out.emplace(std::move(value));
-      loop_->stop();
-    });
-    while (!out) loop_->run();
-    return std::move(*out);
+    return io::wait_for(*loop_, std::move(task));
   }
 
   void create(uint64_t size, uint64_t primary, Redirect redirect = Redirect::kAllocating,
