@@ -226,7 +226,8 @@ Status Disk::resize(uint64_t bytes) {
   }
   durable_.cut(end, bytes);
   visible_.cut(end, bytes);
-  if (bytes > size_) size_order_ = next_order_++;
+  std::erase_if(growths_, [&](const auto& growth) { return growth.second > bytes; });
+  if (bytes > size_) growths_.emplace_back(next_order_++, bytes);
   durable_size_ = std::min(durable_size_, bytes);
   size_ = bytes;
   ++changes_;
@@ -237,6 +238,7 @@ void Disk::cut(uint64_t bytes) {
   durable_.cut(bytes, bytes);
   visible_.cut(bytes, bytes);
   size_ = durable_size_ = bytes;
+  growths_.clear();
 }
 
 namespace {
@@ -331,7 +333,11 @@ int Disk::finish_sync(io::Op& op) {
     forget_some(op.offset);
     return -error;
   }
-  if (size_order_ < op.offset) durable_size_ = size_;
+  std::erase_if(growths_, [&](const auto& growth) {
+    if (growth.first >= op.offset) return false;  // this sync began before it
+    durable_size_ = std::max(durable_size_, growth.second);
+    return true;
+  });
   apply_covered(op.offset);
   return 0;
 }

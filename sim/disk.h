@@ -1,11 +1,11 @@
 #pragma once
-// A disk with a volatile cache that loses, tears and reorders as much as io/file.h allows, and faults on
-// demand.
+// A disk with a volatile cache: loses, tears and reorders as much as io/file.h allows, faults on demand.
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -178,8 +178,8 @@ class Disk final : public Device {
   Scheduler& scheduler_;
   Rng& rng_;
   uint64_t size_;
-  uint64_t durable_size_;    // what is left of it after any power cut
-  uint64_t size_order_ = 0;  // when it last grew, among the completions of writes
+  uint64_t durable_size_;                               // what is left of it after any power cut
+  std::vector<std::pair<uint64_t, uint64_t>> growths_;  // not durable: its order, and its size
   uint32_t alignment_;
   bool powered_ = true;
   bool forgot_ = false;  // a failed sync left visible bytes that are neither durable nor pending

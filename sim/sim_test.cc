@@ -372,6 +372,12 @@ TEST_F(DiskTest, GrowthMayBeTakenBackUntilASyncThatBeganBehindIt) {
     ASSERT_TRUE(disk.resize(before + 8192));
     scheduler.run_until_idle();
     EXPECT_EQ(disk.undecided(), 1u);
+    Noted between;  // covers the growth before it, and not the one that follows
+    file->sync(between);
+    ASSERT_TRUE(disk.resize(before + 12288));
+    scheduler.run_until_idle();
+    const uint8_t late_lost[1] = {0};
+    EXPECT_EQ(Disk(scheduler, disk, late_lost).size(), before + 8192);
     ASSERT_TRUE(disk.resize(64 * 1024));
     EXPECT_EQ(disk.undecided(), 0u) << "it is cut off below what a sync has covered";
   }
