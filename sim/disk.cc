@@ -101,6 +101,7 @@ class DiskFile final : public io::File {
                               from.size());
   }
   uint64_t size() const override { return disk_.size(); }
+  bool in_memory() const override { return disk_.at_once; }
   uint32_t alignment() const override { return disk_.alignment(); }
   Status resize(uint64_t bytes) override {
     if (generation_ != disk_.generation_) return fail(Code::kIo, "the power is off");
