@@ -2,22 +2,16 @@
 // at queue depth 32 of two volumes in one process, one with checksums and one without, turn about. Prints
 // JSON.
 #include <fmt/format.h>
-#include <sys/resource.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <filesystem>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/rng.h"
-#include "block/file_pool.h"
+#include "bench/rig.h"
 #include "io/buffer.h"
 #include "io/loop.h"
-#include "io/task.h"
-#include "io/wait_for.h"
 #include "volume/volume.h"
 
 namespace foreshadow {
@@ -29,37 +23,16 @@ constexpr uint32_t kDepth = 32;
 constexpr uint32_t kRounds = 7;
 constexpr uint32_t kRequests = 200'000;  // a round
 
-[[noreturn]] void give_up(const std::string& what) {
-  fmt::print(stderr, "bench_checksums: {}\n", what);
-  std::exit(1);
-}
+using namespace bench;
 
-double cpu_seconds() {
-  rusage used{};
-  ::getrusage(RUSAGE_SELF, &used);
-  const auto seconds = [](const timeval& t) {
-    return static_cast<double>(t.tv_sec) + 1e-6 * static_cast<double>(t.tv_usec);
-  };
-  return seconds(used.ru_utime) + seconds(used.ru_stime);
-}
-
-std::unique_ptr<volume::Volume> make(io::Loop& loop, block::Pool& pool, bool checksums) {
-  SystemRng rng;
+std::unique_ptr<volume::Volume> make(io::Loop& loop, const std::string& directory, bool checksums) {
+  const Place place = new_place(directory, checksums ? "bench-checked.seg" : "bench-plain.seg");
   volume::CreateOptions how;
-  how.id = Uuid::random(rng);
-  how.name = "bench";
   how.size = kBytes;
   how.checksums = checksums;
-  const Uuid segment = Uuid::random(rng);
-  auto file = pool.create(segment.str(), kBytes + 64 * kMiB);
-  if (!file) give_up(file.error().message);
-  auto formatted = io::wait_for(loop, volume::Volume::format_primary(**file, how, segment));
-  if (!formatted) give_up(formatted.error().message);
-  std::vector<volume::SegmentFile> files;
-  files.push_back({segment, std::move(*file)});
-  auto opened = io::wait_for(loop, volume::Volume::open(loop, std::move(files), {}));
-  if (!opened) give_up(opened.error().message);
-  return std::move(opened->volume);
+  auto file = create_backing(loop, place, kBytes + 64 * kMiB);
+  format(loop, *file, place, how);
+  return open_volume(loop, place.segment, std::move(file));
 }
 
 // Keeps kDepth requests in flight until `count` are done.
@@ -143,26 +116,17 @@ std::string measure(io::Loop& loop, volume::Volume& off, volume::Volume& on, blo
 }
 
 void run(const std::string& directory) {
-  auto loop = io::Loop::create();
-  if (!loop) give_up(loop.error().message);
-  auto opened = io::open_directory(**loop, directory);
-  if (!opened) give_up(opened.error().message);
-  auto pool = block::FilePool::open(*Name::parse("bench"), std::move(*opened), 0);
-  if (!pool) give_up(pool.error().message);
-  auto off = make(**loop, **pool, false);
-  auto on = make(**loop, **pool, true);
+  const auto loop = need(io::Loop::create());
+  auto off = make(*loop, directory, false);
+  auto on = make(*loop, directory, true);
   for (volume::Volume* volume : {off.get(), on.get()}) {
-    Load(**loop, *volume, block::OpKind::kWrite, kMiB, true).run(kBytes / kMiB);
-    auto kept = io::wait_for(**loop, volume->checkpoint());
-    if (!kept) give_up(kept.error().message);
+    Load(*loop, *volume, block::OpKind::kWrite, kMiB, true).run(kBytes / kMiB);
+    need(wait_for(*loop, volume->checkpoint()));
   }
-  const std::string reads = measure(**loop, *off, *on, block::OpKind::kRead, "read");
-  const std::string writes = measure(**loop, *off, *on, block::OpKind::kWrite, "overwrite");
+  const std::string reads = measure(*loop, *off, *on, block::OpKind::kRead, "read");
+  const std::string writes = measure(*loop, *off, *on, block::OpKind::kWrite, "overwrite");
   fmt::print("{{\"checksums\":[{},{}]}}\n", reads, writes);
-  for (volume::Volume* volume : {off.get(), on.get()}) {
-    auto closed = io::wait_for(**loop, volume->close());
-    if (!closed) give_up(closed.error().message);
-  }
+  for (volume::Volume* volume : {off.get(), on.get()}) need(wait_for(*loop, volume->close()));
 }
 
 }  // namespace

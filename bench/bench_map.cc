@@ -1,25 +1,21 @@
 // Measures the map and recovery, and prints one JSON object: `bench_map DIRECTORY`. The directory takes a
 // sparse file that comes to hold about 4 GiB; nothing is left in it.
 #include <fmt/format.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <csignal>
-#include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <numeric>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/rng.h"
+#include "bench/rig.h"
 #include "extent/map.h"
 #include "io/buffer.h"
 #include "io/loop.h"
-#include "io/wait_for.h"
 #include "volume/volume.h"
 
 namespace foreshadow {
@@ -30,11 +26,8 @@ constexpr uint32_t kBlockBytes = 4096;
 constexpr uint32_t kRecoveredClusters = 1u << 20;
 constexpr uint64_t kBackingBytes = 70ull << 30;  // sparse: 64 GiB of clusters, tables and journal
 constexpr size_t kInFlight = 128;
-constexpr const char* kFileName = "bench-map.seg";
 
-double seconds_since(std::chrono::steady_clock::time_point began) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
-}
+using namespace bench;
 
 std::vector<uint32_t> shuffled(uint32_t count, SeededRng& rng) {
   std::vector<uint32_t> out(count);
@@ -106,34 +99,6 @@ class CountingFile final : public io::File {
   uint64_t& read_;
 };
 
-[[noreturn]] void give_up(const std::string& what) {
-  fmt::print(stderr, "bench_map: {}\n", what);
-  std::fflush(stderr);
-  ::_exit(1);
-}
-
-std::unique_ptr<io::Loop> make_loop() {
-  auto loop = io::Loop::create();
-  if (!loop) give_up(loop.error().message);
-  return std::move(*loop);
-}
-
-std::unique_ptr<io::File> open_backing(io::Loop& loop, const std::string& directory) {
-  auto opened = io::open_directory(loop, directory);
-  if (!opened) give_up(opened.error().message);
-  auto file = (*opened)->open(kFileName, io::Directory::Mode::kReadWriteLocked);
-  if (!file) give_up(file.error().message);
-  return std::move(*file);
-}
-
-std::unique_ptr<volume::Volume> open_volume(io::Loop& loop, std::unique_ptr<io::File> file, Uuid segment) {
-  std::vector<volume::SegmentFile> files;
-  files.push_back({segment, std::move(file)});
-  auto opened = io::wait_for(loop, volume::Volume::open(loop, std::move(files), {}));
-  if (!opened) give_up(opened.error().message);
-  return std::move(opened->volume);
-}
-
 // Writes one block into every cluster of the volume, in the order given, kInFlight at a time.
 class Writer {
  public:
@@ -179,53 +144,36 @@ class Writer {
 };
 
 // In a process of its own, which ends as by kill -9: everything flushed, nothing closed.
-void fill_and_die(const std::string& directory, Uuid id, Uuid segment, bool scattered) {
-  auto loop = make_loop();
-  auto file = open_backing(*loop, directory);
+void fill_and_die(const Place& place, bool scattered) {
+  auto loop = need(io::Loop::create());
+  auto file = open_backing(*loop, place);
   volume::CreateOptions how;
-  how.id = id;
-  how.name = "bench";
   how.size = uint64_t{kRecoveredClusters} * kClusterBytes;
-  auto formatted = io::wait_for(*loop, volume::Volume::format_primary(*file, how, segment));
-  if (!formatted) give_up(formatted.error().message);
-  auto volume = open_volume(*loop, std::move(file), segment);
+  format(*loop, *file, place, how);
+  auto volume = open_volume(*loop, place.segment, std::move(file));
   SeededRng rng(1);
   std::vector<uint32_t> order(kRecoveredClusters);
   std::iota(order.begin(), order.end(), 0u);
   if (scattered) order = shuffled(kRecoveredClusters, rng);
   Writer(*loop, *volume, std::move(order)).run();
-  auto flushed = io::wait_for(*loop, volume->flush());
-  if (!flushed) give_up(flushed.error().message);
+  need(wait_for(*loop, volume->flush()));
   ::kill(::getpid(), SIGKILL);
 }
 
 std::string measure_recovery(const std::string& directory, bool scattered) {
-  const std::string path = directory + "/" + kFileName;
-  std::FILE* made = std::fopen(path.c_str(), "wx");
-  if (made == nullptr) give_up(fmt::format("{} cannot be made", path));
-  std::fclose(made);
-  std::filesystem::resize_file(path, kBackingBytes);
-  SystemRng rng;
-  const Uuid id = Uuid::random(rng);
-  const Uuid segment = Uuid::random(rng);
-  const pid_t child = ::fork();
-  if (child < 0) give_up("no process for the writer");
-  if (child == 0) fill_and_die(directory, id, segment, scattered);
-  int status = 0;
-  ::waitpid(child, &status, 0);
-  if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL) give_up("the writer failed");
+  const Place place = make_place(directory, "bench-map.seg", kBackingBytes);
+  in_a_child([&] { fill_and_die(place, scattered); }, true);
 
-  auto loop = make_loop();
+  auto loop = need(io::Loop::create());
   uint64_t bytes_read = 0;
-  auto file = std::make_unique<CountingFile>(open_backing(*loop, directory), bytes_read);
-  auto recovered = io::wait_for(*loop, extent::recover({file.get()}));
-  if (!recovered) give_up(recovered.error().message);
-  const uint64_t records = (*recovered)->journal_records;
-  const uint64_t pages = (*recovered)->table_pages;
-  recovered->reset();
+  auto file = std::make_unique<CountingFile>(open_backing(*loop, place), bytes_read);
+  auto recovered = need(wait_for(*loop, extent::recover({file.get()})));
+  const uint64_t records = recovered->journal_records;
+  const uint64_t pages = recovered->table_pages;
+  recovered.reset();
   bytes_read = 0;
   const auto began = std::chrono::steady_clock::now();
-  auto volume = open_volume(*loop, std::move(file), segment);
+  auto volume = open_volume(*loop, place.segment, std::move(file));
   const double open_s = seconds_since(began);
   const uint64_t read_to_open = bytes_read;
   const volume::Usage usage = volume->usage();
@@ -233,10 +181,9 @@ std::string measure_recovery(const std::string& directory, bool scattered) {
     give_up(fmt::format("{} bytes in use after recovery, expected {}", usage.used,
                         uint64_t{kRecoveredClusters} * kClusterBytes));
   }
-  auto closed = io::wait_for(*loop, volume->close());
-  if (!closed) give_up(closed.error().message);
+  need(wait_for(*loop, volume->close()));
   volume.reset();
-  std::filesystem::remove(path);
+  std::filesystem::remove(place.path());
   return fmt::format(R"({{"clusters":{},"scattered":{},"open_ms":{:.1f},"bytes_read":{},)"
                      R"("table_pages":{},"journal_records":{},"map_memory_bytes":{}}})",
                      kRecoveredClusters, scattered, open_s * 1e3, read_to_open, pages, records,

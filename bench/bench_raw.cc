@@ -57,9 +57,7 @@ class RawDevice final : public block::BlockDevice {
     executor_.post(transfer);
   }
 
-  bool read_now(uint64_t offset, std::span<std::byte> data) override {
-    return file_->read_now(offset, data);
-  }
+  bool read_now(uint64_t offset, std::span<std::byte> data) override { return file_->read_now(offset, data); }
   bool write_now(uint64_t offset, std::span<const std::byte> data) override {
     return file_->write_now(offset, data);
   }

@@ -3,7 +3,6 @@
 // after the other, each from a multiple of 4 KiB on, as a file system would; SOURCE may also be one file,
 // such as an image. DIRECTORY takes the volume; nothing is left in it.
 #include <fmt/format.h>
-#include <sys/resource.h>
 
 #include <algorithm>
 #include <chrono>
@@ -12,13 +11,12 @@
 #include <fstream>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/crc32c.h"
 #include "base/rng.h"
-#include "block/file_pool.h"
+#include "bench/rig.h"
 #include "io/buffer.h"
 #include "io/loop.h"
 #include "volume/volume.h"
@@ -29,6 +27,7 @@ namespace {
 namespace fs = std::filesystem;
 using block::OpKind;
 using volume::Volume;
+using namespace bench;
 
 constexpr uint64_t kCluster = 64 * kKiB;
 constexpr uint64_t kBlock = 4096;
@@ -37,15 +36,6 @@ constexpr uint32_t kReads = 20'000;
 double now_s() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
-double cpu_s() {
-  rusage used{};
-  ::getrusage(RUSAGE_SELF, &used);
-  const auto seconds = [](timeval t) {
-    return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_usec) * 1e-6;
-  };
-  return seconds(used.ru_utime) + seconds(used.ru_stime);
-}
-
 // The stream of files, padded to whole clusters.
 std::vector<std::byte> gather(const fs::path& source, uint64_t bytes) {
   std::vector<std::pair<fs::path, uint64_t>> files;
@@ -77,35 +67,20 @@ std::vector<std::byte> gather(const fs::path& source, uint64_t bytes) {
 }
 
 struct Bench {
-  std::unique_ptr<io::Loop> loop = *io::Loop::create();
-  std::unique_ptr<block::Pool> pool;
+  std::unique_ptr<io::Loop> loop = need(io::Loop::create());
   std::unique_ptr<Volume> volume;
-  SystemRng rng;
 
   template <typename T>
   T wait(io::Task<T> task) {
-    std::optional<T> out;
-    io::spawn(std::move(task), [&](T value) {
-      out.emplace(std::move(value));
-      loop->stop();
-    });
-    while (!out) loop->run();
-    return std::move(*out);
+    return wait_for(*loop, std::move(task));
   }
   void create(const std::string& directory, uint64_t bytes) {
-    pool = *block::FilePool::open(*Name::parse("bench"), *io::open_directory(*loop, directory), 0);
+    const Place place = new_place(directory, "bench-squeeze.seg");
     volume::CreateOptions how;
-    how.id = Uuid::random(rng);
-    how.name = "bench";
     how.size = align_up(bytes, kMiB);
-    const Uuid segment = Uuid::random(rng);
-    auto file = *pool->create(segment.str(), bytes + bytes / 20 + 256 * kMiB);
-    if (!wait(Volume::format_primary(*file, how, segment))) std::abort();
-    std::vector<volume::SegmentFile> files;
-    files.push_back({segment, std::move(file)});
-    auto opened = wait(Volume::open(*loop, std::move(files), {}));
-    if (!opened) std::abort();
-    volume = std::move(opened->volume);
+    auto file = create_backing(*loop, place, align_up(bytes + bytes / 20 + 256 * kMiB, kBlock));
+    format(*loop, *file, place, how);
+    volume = open_volume(*loop, place.segment, std::move(file));
   }
 };
 
@@ -171,7 +146,7 @@ void write_all(Bench& bench, const std::vector<std::byte>& data) {
 
 std::string read_some(Bench& bench, const std::vector<std::byte>& data, uint32_t depth) {
   SeededRng rng(depth);
-  const double cpu = cpu_s();
+  const double cpu = cpu_seconds();
   const double began = now_s();
   Stream stream{bench, depth, kReads,
                 [&](Stream::Slot& slot) {
@@ -190,7 +165,7 @@ std::string read_some(Bench& bench, const std::vector<std::byte>& data, uint32_t
   stream.run();
   return fmt::format(R"({{"depth":{},"p50_us":{:.0f},"p99_us":{:.0f},"iops":{:.0f},"cpu_us":{:.1f}}})", depth,
                      stream.at(0.5), stream.at(0.99), kReads / (now_s() - began),
-                     (cpu_s() - cpu) * 1e6 / kReads);
+                     (cpu_seconds() - cpu) * 1e6 / kReads);
 }
 
 double read_all(Bench& bench, const std::vector<std::byte>& data) {
@@ -223,7 +198,7 @@ std::string measure(const std::string& directory, const std::vector<std::byte>& 
   const std::string raw1 = read_some(bench, data, 1);
   const std::string raw32 = read_some(bench, data, 32);
   const double raw_mib_s = read_all(bench, data);
-  const double cpu = cpu_s();
+  const double cpu = cpu_seconds();
   const double began = now_s();
   const Uuid segment = bench.volume->segments()[0].uuid;
   volume::SqueezeOptions options;
@@ -234,7 +209,7 @@ std::string measure(const std::string& directory, const std::vector<std::byte>& 
     std::abort();
   }
   const double squeeze_s = now_s() - began;
-  const double squeeze_cpu_s = cpu_s() - cpu;
+  const double squeeze_cpu_s = cpu_seconds() - cpu;
   const volume::Usage usage = bench.volume->usage();
   const volume::Squeezed& squeezed = usage.squeezed;
   const std::string squeezed1 = read_some(bench, data, 1);

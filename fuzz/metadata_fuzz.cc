@@ -20,7 +20,6 @@ namespace {
 
 constexpr size_t kLabelCrcAt = 8;
 constexpr size_t kSuperCrcAt = 8;
-constexpr size_t kPageCrcAt = 4;
 
 void overwrite(fuzz::Input& in, std::span<std::byte> block) {
   const auto raw = in.bytes(block.size());

@@ -250,6 +250,19 @@ TEST(CommandLine, TakesEveryCommand) {
   }
 }
 
+TEST(CommandLine, PrintsTheVersionWhetherAskedByCommandOrByFlag) {
+  const auto printed = [](std::vector<const char*> words) {
+    words.insert(words.begin(), "foreshadow");
+    testing::internal::CaptureStdout();
+    EXPECT_EQ(run_program(static_cast<int>(words.size()), words.data()), 0);
+    return testing::internal::GetCapturedStdout();
+  };
+  EXPECT_EQ(printed({"version"}).rfind("foreshadow ", 0), 0u);
+  EXPECT_EQ(printed({"--version"}), printed({"version"}));
+  EXPECT_EQ(printed({"--version", "-o", "json"}), printed({"version", "-o", "json"}));
+  EXPECT_NE(printed({"version", "-o", "json"}), printed({"version"}));
+}
+
 TEST(CommandLine, SaysWhatToDoWhenNoServerRuns) {
   const auto client = Client::connect("/nonexistent/state");
   ASSERT_FALSE(client);

@@ -18,6 +18,10 @@ void print_error(std::string_view message) {
   fmt::print(stderr, "foreshadow: {}\n", message);
 }
 
+void print_version(const Invocation& invocation) {
+  invocation.print(Json::object().set("version", FORESHADOW_VERSION), "foreshadow " FORESHADOW_VERSION "\n");
+}
+
 }  // namespace
 
 Result<std::string> Invocation::state_dir() const {
@@ -66,11 +70,12 @@ std::unique_ptr<CLI::App> make_parser(Invocation& invocation) {
   CLI::App* version = app->add_subcommand("version", "Print the version");
   version->callback([&invocation] {
     invocation.run = [&invocation]() -> Status {
-      invocation.print(Json::object().set("version", FORESHADOW_VERSION),
-                       "foreshadow " FORESHADOW_VERSION "\n");
+      print_version(invocation);
       return {};
     };
   });
+  // Behind --output, which counts for it as well.
+  app->set_version_flag("--version", "foreshadow " FORESHADOW_VERSION, "Print the version");
   return app;
 }
 
@@ -83,6 +88,9 @@ int run_program(int argc, const char* const* argv) {
     return app->exit(help);
   } catch (const CLI::CallForAllHelp& help) {
     return app->exit(help);
+  } catch (const CLI::CallForVersion&) {
+    print_version(invocation);
+    return 0;
   } catch (const CLI::RequiredError& error) {
     const std::vector<std::string> unknown = app->remaining(true);
     const std::string what = unknown.empty()

@@ -1,7 +1,8 @@
 #pragma once
-// What changes a volume that is there, or makes one over an image.
+// What changes a volume that is there, or makes one over an image; and what is said of every new volume.
 #include <algorithm>
 #include <optional>
+#include <string>
 
 #include "app/commands.h"
 #include "foreshadow/v1/types.pb.h"
@@ -26,5 +27,29 @@ struct PolicyArguments {
 void add_policy_options(CLI::App& command, PolicyArguments& arguments);
 // --backpressure.
 void add_backpressure(CLI::App& command, std::optional<v1::Backpressure>* target);
+
+// What a new volume is told, whether it begins empty or over an image.
+struct NewVolumeArguments {
+  std::string name;
+  std::string pool;
+  uint64_t size = 0;
+  uint64_t primary = 0;
+  v1::RedirectMode redirect = v1::REDIRECT_MODE_ALLOCATING;
+  uint32_t hold_timeout_ms = 0;
+  std::optional<v1::Backpressure> backpressure;
+  // Into a CreateVolumeRequest or an AdoptDeviceRequest.
+  template <typename Request>
+  void fill(Request& request) const {
+    request.set_name(name);
+    request.set_pool(pool);
+    request.set_size(size);
+    request.set_primary_size(primary);
+    request.set_redirect(redirect);
+    request.set_hold_timeout_ms(hold_timeout_ms);
+    if (backpressure) *request.mutable_backpressure() = *backpressure;
+  }
+};
+// NAME, --pool, --redirect, --hold-timeout, --backpressure. Sizes mean something else to each of the two.
+void add_new_volume_options(CLI::App& command, NewVolumeArguments& arguments);
 
 }  // namespace foreshadow::app

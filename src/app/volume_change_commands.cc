@@ -14,27 +14,16 @@
 namespace foreshadow::app {
 namespace {
 
-struct AdoptArguments {
-  std::optional<v1::Backpressure> backpressure;
-  uint64_t primary = 0;
-  uint64_t size = 0;
-  uint32_t hold_timeout_ms = 0;
-  v1::RedirectMode redirect = v1::REDIRECT_MODE_ALLOCATING;
-  std::string name, device, pool;
+struct AdoptArguments : NewVolumeArguments {
+  std::string device;
 };
 
 Status adopt(const Invocation& invocation, const AdoptArguments& arguments) {
   ASSIGN_OR_RETURN(const std::string state, invocation.state_dir());
   ASSIGN_OR_RETURN(Client client, Client::connect(state));
   v1::AdoptDeviceRequest request;
-  request.set_name(arguments.name);
+  arguments.fill(request);
   request.set_device(absolute_path(arguments.device));
-  request.set_pool(arguments.pool);
-  request.set_primary_size(arguments.primary);
-  request.set_size(arguments.size);
-  request.set_redirect(arguments.redirect);
-  request.set_hold_timeout_ms(arguments.hold_timeout_ms);
-  if (arguments.backpressure) *request.mutable_backpressure() = *arguments.backpressure;
   ASSIGN_OR_RETURN(const v1::Volume volume, client.call(&Client::Stub::AdoptDevice, request));
   invocation.print(
       to_json(volume),
@@ -110,25 +99,16 @@ void add_adopt(CLI::App& volume, Invocation& invocation) {
   const auto arguments = std::make_shared<AdoptArguments>();
   CLI::App* command = volume.add_subcommand(
       "adopt-device", "Serve an existing raw image or block device as a volume, over the bytes it has");
-  command->add_option("NAME", arguments->name, "Name of the volume: [a-z0-9][a-z0-9-]{0,62}")->required();
   command->add_option("--device", arguments->device, "The image or device; it stays where and what it is")
       ->required()
       ->type_name("PATH");
-  command->add_option("--pool", arguments->pool, "Pool of the volume's head and of shadows (default)")
-      ->type_name("POOL");
   add_parsed(*command, "--primary", &arguments->primary, parse_size,
              "Bytes taken from the pool for the head; without it, 256MiB and what the image's table takes")
       ->type_name("SIZE");
   add_parsed(*command, "--size", &arguments->size, parse_size,
              "What the client sees, if it is to be more than the image has")
       ->type_name("SIZE");
-  add_parsed(*command, "--redirect", &arguments->redirect, parse_redirect,
-             "Which new writes go to a shadow: first touches only, or overwrites too")
-      ->type_name("allocating|all");
-  add_parsed(*command, "--hold-timeout", &arguments->hold_timeout_ms, parse_duration_ms,
-             "How long a write waits at the wall before it fails (60s)")
-      ->type_name("DURATION");
-  add_backpressure(*command, &arguments->backpressure);
+  add_new_volume_options(*command, *arguments);
   command->callback([&invocation, arguments] {
     invocation.run = [&, arguments] { return adopt(invocation, *arguments); };
   });
@@ -168,6 +148,20 @@ void add_backpressure(CLI::App& command, std::optional<v1::Backpressure>* target
   add_parsed(command, "--backpressure", target, parse_backpressure,
              "Slow new writes down while less than this is left (auto: 64MiB or 2%, whichever is less)")
       ->type_name("SIZE|PERCENT|off|auto");
+}
+
+void add_new_volume_options(CLI::App& command, NewVolumeArguments& arguments) {
+  command.add_option("NAME", arguments.name, "Name of the volume: [a-z0-9][a-z0-9-]{0,62}")->required();
+  command
+      .add_option("--pool", arguments.pool, "Pool of what the volume begins with, and of shadows (default)")
+      ->type_name("POOL");
+  add_parsed(command, "--redirect", &arguments.redirect, parse_redirect,
+             "Which new writes go to a shadow: first touches only, or overwrites too")
+      ->type_name("allocating|all");
+  add_parsed(command, "--hold-timeout", &arguments.hold_timeout_ms, parse_duration_ms,
+             "How long a write waits at the wall before it fails (60s)")
+      ->type_name("DURATION");
+  add_backpressure(command, &arguments.backpressure);
 }
 
 void add_policy_options(CLI::App& command, PolicyArguments& arguments) {

@@ -17,31 +17,18 @@
 namespace foreshadow::app {
 namespace {
 
-struct CreateArguments {
-  std::string name;
-  std::string pool;
-  uint64_t size = 0;
-  uint64_t primary = 0;
-  v1::RedirectMode redirect = v1::REDIRECT_MODE_ALLOCATING;
-  uint32_t hold_timeout_ms = 0;
+struct CreateArguments : NewVolumeArguments {
   v1::SqueezeMode squeeze = v1::SQUEEZE_MODE_OFF;
   bool checksums = false;
-  std::optional<v1::Backpressure> backpressure;
 };
 
 Status create(const Invocation& invocation, const CreateArguments& arguments, const PolicyArguments& policy) {
   ASSIGN_OR_RETURN(const std::string state, invocation.state_dir());
   ASSIGN_OR_RETURN(Client client, Client::connect(state));
   v1::CreateVolumeRequest request;
-  request.set_name(arguments.name);
-  request.set_size(arguments.size);
-  request.set_primary_size(arguments.primary);
-  request.set_pool(arguments.pool);
-  request.set_redirect(arguments.redirect);
-  request.set_hold_timeout_ms(arguments.hold_timeout_ms);
+  arguments.fill(request);
   request.set_squeeze(arguments.squeeze);
   request.set_checksums(arguments.checksums);
-  if (arguments.backpressure) *request.mutable_backpressure() = *arguments.backpressure;
   request.mutable_policy()->set_merge(policy.merge);
   request.mutable_policy()->set_reclaim(policy.reclaim.value_or(false));
   request.mutable_policy()->set_reclaim_hold_s(policy.reclaim_after_s().value_or(0));
@@ -137,7 +124,6 @@ void add_create(CLI::App& volume, Invocation& invocation) {
   const auto arguments = std::make_shared<CreateArguments>();
   const auto policy = std::make_shared<PolicyArguments>();
   CLI::App* command = volume.add_subcommand("create", "Create a volume and serve it");
-  command->add_option("NAME", arguments->name, "Name of the volume: [a-z0-9][a-z0-9-]{0,62}")->required();
   add_parsed(*command, "--size", &arguments->size, parse_size,
              "What the client sees; far above its backing is usual")
       ->required()
@@ -145,20 +131,12 @@ void add_create(CLI::App& volume, Invocation& invocation) {
   add_parsed(*command, "--primary", &arguments->primary, parse_size, "Bytes taken from the pool for a start")
       ->required()
       ->type_name("SIZE");
-  command->add_option("--pool", arguments->pool, "Pool of the primary and of shadows (default)")
-      ->type_name("POOL");
-  add_parsed(*command, "--redirect", &arguments->redirect, parse_redirect,
-             "Which new writes go to a shadow: first touches only, or overwrites too")
-      ->type_name("allocating|all");
-  add_parsed(*command, "--hold-timeout", &arguments->hold_timeout_ms, parse_duration_ms,
-             "How long a write waits at the wall before it fails (60s)")
-      ->type_name("DURATION");
+  add_new_volume_options(*command, *arguments);
   add_parsed(*command, "--squeeze", &arguments->squeeze, parse_squeeze,
              "Compress each shadow in the background when it is merged (off)")
       ->type_name("off|lz4|zstd");
   command->add_flag("--checksums", arguments->checksums,
                     "Keep a checksum of every 4 KiB of data, and verify what is read");
-  add_backpressure(*command, &arguments->backpressure);
   add_policy_options(*command, *policy);
   command->callback([&invocation, arguments, policy] {
     invocation.run = [&, arguments, policy] { return create(invocation, *arguments, *policy); };

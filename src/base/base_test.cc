@@ -91,6 +91,27 @@ TEST(Codec, OrdersDiffer) {
   EXPECT_EQ(raw[0], std::byte{1});
 }
 
+TEST(Codec, ARunOfNumbersIsWrittenAndReadAsEachByItself) {
+  const std::array<uint32_t, 3> values{1, 0x01020304, 0xffffffff};
+  const auto check = [&]<Endian kOrder>() {
+    std::array<std::byte, 12> one_by_one{}, at_once{};
+    BasicWriter<kOrder> out(one_by_one);
+    for (const uint32_t value : values) out.u32(value);
+    BasicWriter<kOrder>(at_once).template put_all<uint32_t>(values);
+    EXPECT_EQ(one_by_one, at_once);
+    std::array<uint32_t, 3> back{};
+    BasicReader<kOrder>(at_once).template get_all<uint32_t>(back);
+    EXPECT_EQ(back, values);
+    std::array<uint32_t, 4> more{9, 9, 9, 9};
+    BasicReader<kOrder> in(at_once);
+    in.template get_all<uint32_t>(more);
+    EXPECT_FALSE(in.ok());
+    EXPECT_EQ(more, (std::array<uint32_t, 4>{}));
+  };
+  check.operator()<Endian::kLittle>();
+  check.operator()<Endian::kBig>();
+}
+
 TEST(Error, EveryCodeHasItsRow) {
   for (int i = 0; i <= static_cast<int>(Code::kInternal); ++i) {
     EXPECT_EQ(row_of(static_cast<Code>(i)).code, static_cast<Code>(i));

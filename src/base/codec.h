@@ -2,6 +2,7 @@
 // The one codec for bytes on a disk (little endian) or an NBD wire (big endian). A Reader never reads past
 // its span: after an overrun every further read gives zero and ok() is false, so a decoder checks once, at
 // the end.
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <concepts>
@@ -31,9 +32,12 @@ constexpr T byte_swap(T value) {
 }
 
 template <Endian kOrder, std::unsigned_integral T>
+inline constexpr bool kIsSwapped = sizeof(T) > 1 && (std::endian::native == std::endian::little) !=
+                                                        (kOrder == Endian::kLittle);
+
+template <Endian kOrder, std::unsigned_integral T>
 constexpr T to_order(T value) {
-  constexpr bool kNative = (std::endian::native == std::endian::little) == (kOrder == Endian::kLittle);
-  return kNative ? value : byte_swap(value);
+  return kIsSwapped<kOrder, T> ? byte_swap(value) : value;
 }
 
 template <Endian kOrder>
@@ -51,6 +55,14 @@ class BasicReader {
     std::memcpy(&value, bytes_.data(), sizeof(T));
     bytes_ = bytes_.subspan(sizeof(T));
     return to_order<kOrder>(value);
+  }
+  // As many as `out` has; zeros after an overrun.
+  template <std::unsigned_integral T>
+  void get_all(std::span<T> out) {
+    const auto raw = bytes(out.size_bytes());
+    if (raw.empty()) return std::fill(out.begin(), out.end(), T{});
+    std::memcpy(out.data(), raw.data(), raw.size());
+    if constexpr (kIsSwapped<kOrder, T>) std::transform(out.begin(), out.end(), out.begin(), byte_swap<T>);
   }
   uint8_t u8() { return get<uint8_t>(); }
   uint16_t u16() { return get<uint16_t>(); }
@@ -92,6 +104,14 @@ class BasicWriter {
     const T ordered = to_order<kOrder>(value);
     std::memcpy(out_.data() + used_, &ordered, sizeof(T));
     used_ += sizeof(T);
+  }
+  template <std::unsigned_integral T>
+  void put_all(std::span<const T> values) {
+    if constexpr (kIsSwapped<kOrder, T>) {
+      for (const T value : values) put(value);
+    } else {
+      bytes(std::as_bytes(values));
+    }
   }
   void u8(uint8_t v) { put(v); }
   void u16(uint16_t v) { put(v); }

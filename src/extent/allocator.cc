@@ -51,15 +51,6 @@ void Allocator::release(Pcn pcn) {
   --taken_;
 }
 
-bool Allocator::take(Pcn pcn) {
-  if (pcn < base_ || pcn.v - base_.v >= clusters_ || is_taken(pcn)) return false;
-  const uint32_t index = pcn.v - base_.v;
-  words_[index / 64] |= uint64_t{1} << (index % 64);
-  free_ -= index < limit_ ? 1 : 0;
-  ++taken_;
-  return true;
-}
-
 bool Allocator::is_taken(Pcn pcn) const {
   ASSERT(pcn >= base_ && pcn.v - base_.v < clusters_);
   return bit(pcn.v - base_.v);

@@ -25,7 +25,18 @@ class Allocator {
   };
   Run allocate(uint32_t want);
   void release(Pcn pcn);  // asserted: it is taken
-  bool take(Pcn pcn);     // this one: false if it is taken already or not of this segment
+  // This one: false if it is taken already or not of this segment.
+  bool take(Pcn pcn) {
+    const uint32_t index = pcn.v - base_.v;  // past every cluster if the pcn is below the base
+    if (index >= clusters_) return false;
+    uint64_t& word = words_[index / 64];
+    const uint64_t bit = uint64_t{1} << (index % 64);
+    if ((word & bit) != 0) return false;
+    word |= bit;
+    free_ -= index < limit_ ? 1 : 0;
+    ++taken_;
+    return true;
+  }
   bool is_taken(Pcn pcn) const;
   // No cluster at or past `limit` is given out from now on; the segment is about to end there. clusters()
   // lifts it.

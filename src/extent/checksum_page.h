@@ -8,14 +8,7 @@
 // in ACTIVITY records by the first of its physical clusters.
 //
 //   offset size  field                          (little endian)
-//   0      4     magic "FSHC"
-//   4      4     crc32c of the page, this field as zero
-//   8      16    volume UUID
-//   24     16    segment UUID
-//   40     8     checkpoint sequence
-//   48     4     page number
-//   52     4     pcn base of the segment
-//   56     8     zero
+//   0      64    head (extent/page_head.h), magic "FSHC"
 //   64     63 x 16 x u32 checksums: 0 is unknown; a checksum that comes to 0 is stored as 1
 #include <array>
 #include <cstddef>
@@ -26,6 +19,7 @@
 #include "base/types.h"
 #include "base/uuid.h"
 #include "extent/geometry.h"
+#include "extent/page_head.h"
 
 namespace foreshadow::extent {
 
@@ -33,12 +27,7 @@ inline constexpr uint32_t kUnknownChecksum = 0;
 
 using ChecksumValues = std::array<uint32_t, size_t{kChecksumClusters} * kSubBlocks>;
 
-struct ChecksumPage {
-  Uuid volume;
-  Uuid segment;
-  CkptSeq checkpoint;
-  uint32_t page = 0;
-  Pcn pcn_base;
+struct ChecksumPage : PageHead {
   ChecksumValues values{};
 };
 
@@ -46,13 +35,18 @@ struct ChecksumPage {
 uint32_t data_checksum(std::span<const std::byte> sub_block);
 
 // Returns the crc. `block` is kMetaBlock long.
-uint32_t encode_checksum_page(const ChecksumPage& page, std::span<std::byte> block);
+uint32_t encode_checksum_page(const PageHead& head, const ChecksumValues& values, std::span<std::byte> block);
 
+// One place, without its values: as look_at_page(). The values of a page that it took for good.
+Result<std::optional<PageSeen>> look_at_checksum_page(const PageHead& expected,
+                                                      std::span<const std::byte> block);
+void decode_checksums(std::span<const std::byte> block, ChecksumValues& values);
+
+// Both at once.
 struct ChecksumContent {
   ChecksumPage page;
   uint32_t crc = 0;
 };
-// One place as read: nothing for never written (all zero); kCorrupt if it is not the page that belongs there.
 Result<std::optional<ChecksumContent>> decode_checksum_page(std::span<const std::byte> block,
                                                             const Uuid& volume, const Uuid& segment,
                                                             uint32_t page, Pcn pcn_base);

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/assert.h"
+#include "extent/sealed_block.h"
 
 namespace foreshadow::extent {
 namespace {
@@ -80,13 +81,14 @@ void ChecksumTable::written(uint32_t page, uint8_t place, uint64_t digest, bool 
   pages_[page].claimed = known;
 }
 
-void ChecksumTable::load(uint32_t number, uint8_t place, uint64_t digest, const ChecksumValues& values) {
+void ChecksumTable::load(uint32_t number, uint8_t place, uint64_t digest, std::span<const std::byte> block) {
   Page& page = pages_[number];
   page.place = place;
   page.digest = digest;
-  if (!any_known(values)) return;
+  if (all_zero(block.subspan(kPageHeadBytes))) return;
   page.claimed = true;
-  page.values = std::make_unique<ChecksumValues>(values);
+  page.values = std::make_unique_for_overwrite<ChecksumValues>();
+  decode_checksums(block, *page.values);
 }
 
 void ChecksumTable::touch(uint32_t page) {

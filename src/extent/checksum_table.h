@@ -5,13 +5,15 @@
 // The rule that makes a claim on disk true whatever a crash leaves (the crash argument of the whole feature):
 //
 //   1. A sub-block's checksum is *unknown* from before its data write is submitted until that write has
-//      completed; then it is the checksum of what was written, or stays unknown if the write failed.
+//      completed; then it is the checksum of what was written, or stays unknown if the write failed. (Of a
+//      write done inside one call nobody sees the time between: then it is set once, behind the write.)
 //   2. A region is *claimed* while its page on disk, as of the last checkpoint or of the one under way, has
 //      any checksum. Before a data write into a claimed region is submitted, an ACTIVITY record naming the
 //      region is durable in the journal, behind the last freeze.
 //   3. A checkpoint freezes the journal position, forgets which regions were noted (writes from here on note
-//      anew, behind that position), and then *captures* the pages that changed, each at one instant. It syncs
-//      the segment after it has written the page, and only then writes the superblock.
+//      anew, behind that position), and then *captures* the pages that changed, each at one instant, and
+//      writes them, many at a time and in any order. It syncs the segment after all of these writes have
+//      ended, and only then writes the superblock.
 //
 // What the page says of a sub-block when the superblock is durable: if a write was in flight at the capture,
 // unknown (1). If the last write had completed, its checksum, and the sync that followed made that data
@@ -24,6 +26,7 @@
 // same case as a write that has completed.
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "base/types.h"
@@ -77,7 +80,7 @@ class ChecksumTable {
   uint64_t digest_sum() const;  // of every page in use
   void written(uint32_t page, uint8_t place, uint64_t digest, bool known);
   // Recovery: the page as it is on disk; and one whose unfinished copy must be overwritten in any case.
-  void load(uint32_t page, uint8_t place, uint64_t digest, const ChecksumValues& values);
+  void load(uint32_t page, uint8_t place, uint64_t digest, std::span<const std::byte> block);
   void touch(uint32_t page);
 
   uint64_t memory_bytes() const;

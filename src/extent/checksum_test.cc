@@ -25,7 +25,7 @@ ChecksumPage sample() {
 
 TEST(ChecksumPage, RoundTripsAndIsRefusedAnywhereElse) {
   const io::Buffer block(kMetaBlock);
-  const uint32_t crc = encode_checksum_page(sample(), block.span());
+  const uint32_t crc = encode_checksum_page(sample(), sample().values, block.span());
   const auto decode = [&](uint32_t page, Pcn base) {
     return decode_checksum_page(block.span(), sample().volume, sample().segment, page, base);
   };
@@ -150,7 +150,9 @@ TEST(ChecksumTable, ARecoveredActiveRegionIsUnknownAndIsWrittenSo) {
   ChecksumTable table(1);
   ChecksumValues values{};
   values[4] = 9;
-  table.load(0, 1, 99, values);
+  const io::Buffer block(kMetaBlock);
+  encode_checksum_page(sample(), values, block.span());
+  table.load(0, 1, 99, block.span());
   EXPECT_EQ(table.get(4), 9u);
   EXPECT_TRUE(table.freeze().empty());
   table.forget_region(0);

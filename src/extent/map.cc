@@ -23,7 +23,7 @@ Map::Leaf& Map::leaf_for_write(Slot& slot) {
   ++leaves_;
   if (slot.linear != 0) {
     for (uint32_t i = 0; i < kLeafEntries; ++i) slot.leaf->entries[i] = {slot.linear + i, kFullMask, Pack{}};
-    slot.leaf->full = slot.leaf->used = kLeafEntries;
+    slot.full = slot.used = kLeafEntries;
     slot.linear = 0;
   }
   return *slot.leaf;
@@ -58,10 +58,14 @@ bool Map::add_first(Lcn lcn, Pcn pcn, uint16_t mask) {
   Entry& entry = leaf.entries[lcn.v % kLeafEntries];
   if (entry.pcn != 0) return false;
   entry = {pcn.v, mask, {}};
-  ++leaf.used;
+  ++slot.used;
   ++mapped_clusters_;
-  mapped_sub_blocks_ += static_cast<uint64_t>(std::popcount(mask));
-  if (mask == kFullMask && ++leaf.full == kLeafEntries) settle(slot);
+  if (mask != kFullMask) {
+    mapped_sub_blocks_ += static_cast<uint64_t>(std::popcount(mask));
+    return true;
+  }
+  mapped_sub_blocks_ += kSubBlocks;
+  if (++slot.full == kLeafEntries) settle(slot);
   return true;
 }
 
@@ -78,11 +82,11 @@ void Map::set(Lcn lcn, const Mapping& mapping) {
   Slot& slot = directory_[lcn.v / kLeafEntries];
   Leaf& leaf = leaf_for_write(slot);
   Entry& entry = leaf.entries[lcn.v % kLeafEntries];
-  leaf.full -= is_full(entry) ? 1 : 0;
-  leaf.used -= entry.pcn != 0 ? 1 : 0;
+  slot.full -= is_full(entry) ? 1 : 0;
+  slot.used -= entry.pcn != 0 ? 1 : 0;
   store(entry, mapping);
-  leaf.full += is_full(entry) ? 1 : 0;
-  leaf.used += entry.pcn != 0 ? 1 : 0;
+  slot.full += is_full(entry) ? 1 : 0;
+  slot.used += entry.pcn != 0 ? 1 : 0;
   settle(slot);
 }
 
@@ -108,19 +112,20 @@ bool Map::fill_linear(Lcn first, Pcn pcn, uint32_t count) {
 
 // Gives a leaf's memory back when the slot needs none: nothing mapped, or everything in one run.
 void Map::settle(Slot& slot) {
-  Leaf& leaf = *slot.leaf;
-  if (leaf.used == 0) {
+  if (slot.used == 0) {
     slot.leaf.reset();
     --leaves_;
     return;
   }
-  if (leaf.full < kLeafEntries) return;
+  if (slot.full < kLeafEntries) return;
+  const Leaf& leaf = *slot.leaf;
   const uint32_t base = leaf.entries[0].pcn;
   for (uint32_t i = 1; i < kLeafEntries; ++i) {
     if (leaf.entries[i].pcn != base + i) return;
   }
   slot.linear = base;
   slot.leaf.reset();
+  slot.full = slot.used = 0;
   --leaves_;
 }
 

@@ -66,6 +66,18 @@ class Map {
     if (entry.pcn < kPcnEnd) return {Pcn(entry.pcn), Pcn(0), entry.mask, 0, entry.pack, Pack{}};
     return multi_[entry.pcn - kPcnEnd].mapping;
   }
+  // Calls `visit` with each cluster that has an owner, and its mapping, in order, until it returns false.
+  template <typename Visit>
+  void each(Visit visit) const {
+    for (uint32_t i = 0; i < directory_.size(); ++i) {
+      if (directory_[i].leaf == nullptr && directory_[i].linear == 0) continue;
+      for (uint32_t j = 0; j < kLeafEntries; ++j) {
+        const Lcn lcn(i * kLeafEntries + j);
+        const Mapping mapping = get(lcn);
+        if (mapping.a.v != 0 && !visit(lcn, mapping)) return;
+      }
+    }
+  }
   // More clusters at the end, with nothing in them.
   void grow(uint32_t clusters);
   // Sets the whole state of one cluster; Mapping{} removes it.
@@ -99,12 +111,13 @@ class Map {
   };
   struct Leaf {
     std::array<Entry, kLeafEntries> entries{};
-    uint32_t full = 0;  // entries with one raw owner and every sub-block
-    uint32_t used = 0;  // entries with an owner
   };
   struct Slot {
     std::unique_ptr<Leaf> leaf;
     uint32_t linear = 0;  // pcn of the first cluster; 0 unless linear
+    // Of a leaf. Here, and not in it: whoever sets an entry has this line at hand, and few share a leaf's.
+    uint16_t full = 0;  // entries with one raw owner and every sub-block
+    uint16_t used = 0;  // entries with an owner
   };
   struct Multi {
     Mapping mapping;

@@ -53,6 +53,10 @@ TEST(Map, AgreesWithAPlainMapUnderRandomChanges) {
     clusters += mapping.mask() != 0 ? 1 : 0;
   }
   EXPECT_EQ(map.mapped_clusters(), clusters);
+  std::map<uint32_t, Mapping> visited;
+  map.each([&](Lcn lcn, const Mapping& mapping) { return visited.emplace(lcn.v, mapping).second; });
+  std::erase_if(expected, [](const auto& entry) { return entry.second.a.v == 0; });
+  EXPECT_EQ(visited, expected);
   for (const auto& [lcn, mapping] : expected) map.set(Lcn(lcn), {});
   EXPECT_EQ(map.memory_bytes() > 0 ? map.mapped_sub_blocks() : 1, 0u);
   EXPECT_EQ(map.multi_nodes(), 0u);
@@ -64,6 +68,9 @@ TEST(Map, SkipsWhatIsNotPopulated) {
   map.set(Lcn(10'000'000), full(20000));
   EXPECT_EQ(map.next_populated(Lcn(0)).v / 512, 10'000'000u / 512);
   EXPECT_EQ(map.next_populated(Lcn(10'000'384)), Lcn(1u << 24));
+  uint32_t visits = 0;
+  map.each([&](Lcn lcn, const Mapping&) { return ++visits > 1 || lcn != Lcn(10'000'000); });
+  EXPECT_EQ(visits, 1u) << "until the visitor has seen enough";
 }
 
 TEST(Allocator, HandsOutEachClusterOnceAndTakesItBack) {

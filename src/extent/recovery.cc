@@ -330,33 +330,37 @@ class Recovery {
 
   Status load_page(size_t index, uint32_t page, std::span<const std::byte> places) {
     RecoveredSegment& segment = out_->segments[index];
-    std::optional<PlaceContent> best;
+    std::optional<PageSeen> best;
     bool unfinished = false;
     for (uint32_t place = 0; place < kTableSlots; ++place) {
-      auto content = decode_page(places.subspan(size_t{place} * kMetaBlock, kMetaBlock), out_->label.volume,
-                                 segment.row.uuid, page, segment.row.pcn_base);
-      if (!content) {  // torn by a crash, or rotten: the digest tells which
+      auto seen = look_at_table_page(head_of(segment, page), place_at(places, place));
+      if (!seen) {  // torn by a crash, or rotten: the digest tells which
         unfinished = true;
-        damaged_ += (damaged_.empty() ? "" : "; ") + content.error().message;
+        damaged_ += (damaged_.empty() ? "" : "; ") + seen.error().message;
         continue;
       }
-      if (!*content) continue;
-      if ((*content)->page.checkpoint > out_->super.checkpoint) {
+      if (!*seen) continue;
+      if ((*seen)->checkpoint > out_->super.checkpoint) {
         unfinished = true;
-      } else if (!best || (*content)->page.checkpoint > best->page.checkpoint) {
-        best = std::move(**content);
+      } else if (!best || (*seen)->checkpoint > best->checkpoint) {
+        best = **seen;
         segment.places[page] = static_cast<uint8_t>(place);
       }
     }
     if (unfinished) out_->unfinished.push_back({index, page});
     if (!best) return {};
     ++out_->table_pages;
-    digest_ += page_digest(segment.row.pcn_base, page, best->page.checkpoint, best->crc);
-    for (const TableEntry& entry : best->page.entries) {
+    digest_ += page_digest(segment.row.pcn_base, page, best->checkpoint, best->crc);
+    decode_entries(place_at(places, segment.places[page]), entries_);
+    return add_entries(segment, page);
+  }
+
+  Status add_entries(const RecoveredSegment& segment, uint32_t page) {
+    for (const TableEntry& entry : entries_) {
       if (entry.mask != 0 && entry.lcn.v < out_->map.clusters()) out_->map.prefetch(entry.lcn);
     }
     for (uint32_t i = 0; i < kTableEntries; ++i) {
-      const TableEntry& entry = best->page.entries[i];
+      const TableEntry& entry = entries_[i];
       if (entry.mask == 0) continue;
       const uint32_t local = page * kTableEntries + i;
       if (local >= segment.layout.clusters || !fits_base(segment, local, entry) ||
@@ -368,6 +372,13 @@ class Recovery {
       }
     }
     return {};
+  }
+
+  PageHead head_of(const RecoveredSegment& segment, uint32_t page) const {
+    return {out_->label.volume, segment.row.uuid, CkptSeq(), page, segment.row.pcn_base};
+  }
+  static std::span<const std::byte> place_at(std::span<const std::byte> places, uint32_t place) {
+    return places.subspan(size_t{place} * kMetaBlock, kMetaBlock);
   }
 
   io::Task<Status> load_checksums(size_t index) {
@@ -392,29 +403,28 @@ class Recovery {
   // As load_page: the newest place that the superblock covers counts, and the digest tells if that is it.
   void load_checksum_page(size_t index, uint32_t page, std::span<const std::byte> places) {
     RecoveredSegment& segment = out_->segments[index];
-    std::optional<ChecksumContent> best;
+    std::optional<PageSeen> best;
     uint8_t best_place = kNoPlace;
     for (uint8_t place = 0; place < kTableSlots; ++place) {
-      auto content = decode_checksum_page(places.subspan(size_t{place} * kMetaBlock, kMetaBlock),
-                                          out_->label.volume, segment.row.uuid, page, segment.row.pcn_base);
-      if (!content) {
+      auto seen = look_at_checksum_page(head_of(segment, page), place_at(places, place));
+      if (!seen) {
         segment.checksums.touch(page);
-        damaged_ += (damaged_.empty() ? "" : "; ") + content.error().message;
+        damaged_ += (damaged_.empty() ? "" : "; ") + seen.error().message;
         continue;
       }
-      if (!*content) continue;
-      if ((*content)->page.checkpoint > out_->super.checkpoint) {
+      if (!*seen) continue;
+      if ((*seen)->checkpoint > out_->super.checkpoint) {
         segment.checksums.touch(page);
-      } else if (!best || (*content)->page.checkpoint > best->page.checkpoint) {
-        best = std::move(**content);
+      } else if (!best || (*seen)->checkpoint > best->checkpoint) {
+        best = **seen;
         best_place = place;
       }
     }
     if (!best) return;
     ++out_->checksum_pages;
-    const uint64_t share = checksum_page_digest(segment.row.pcn_base, page, best->page.checkpoint, best->crc);
+    const uint64_t share = checksum_page_digest(segment.row.pcn_base, page, best->checkpoint, best->crc);
     digest_ += share;
-    segment.checksums.load(page, best_place, share, best->page.values);
+    segment.checksums.load(page, best_place, share, place_at(places, best_place));
   }
 
   bool checksums() const { return (out_->super.features & kFeatureChecksums) != 0; }
@@ -534,14 +544,14 @@ class Recovery {
          pcn = out_->containers.next(pcn.next(), Pcn(kPcnEnd))) {
       TRY(take(pcn, out_->containers.table_entry(pcn).lcn));
     }
-    const Map& map = out_->map;
-    for (Lcn lcn = map.next_populated(Lcn(0)); lcn.v < map.clusters(); lcn = map.next_populated(lcn.next())) {
-      const Mapping mapping = map.get(lcn);
+    Status taken;
+    out_->map.each([&](Lcn lcn, const Mapping& mapping) {
       for (const Pcn pcn : {mapping.a, mapping.b}) {
-        if (pcn.v != 0 && pcn != mapping.container()) TRY(take(pcn, lcn));
+        if (pcn.v != 0 && pcn != mapping.container() && taken) taken = take(pcn, lcn);
       }
-    }
-    return {};
+      return taken.has_value();
+    });
+    return taken;
   }
 
   Status take(Pcn pcn, Lcn lcn) {
@@ -572,6 +582,7 @@ class Recovery {
   io::Buffer ring_;
   std::vector<Record> records_;
   uint64_t digest_ = 0;
+  TableEntries entries_;   // of the page that is being loaded
   size_t last_owner_ = 0;  // of the cluster that was taken last
   std::string damaged_;
 };

@@ -8,14 +8,7 @@
 // page_digest over all pages in use: a page that was lost, or is stale, shows.
 //
 //   offset size  field                          (little endian; docs/format.md "Table")
-//   0      4     magic "FSHT"
-//   4      4     crc32c of the page, this field as zero
-//   8      16    volume UUID
-//   24     16    segment UUID
-//   40     8     checkpoint sequence
-//   48     4     page number
-//   52     4     pcn base of the segment
-//   56     8     zero
+//   0      64    head (extent/page_head.h), magic "FSHT"
 //   64     252 x 16 entries: u32 lcn, u16 mask of sub-blocks held (0: free), u16 kind 0, u64 zero
 //
 // An entry whose kind has bit 15 is a container of squeezed clusters (extent/container.h): u32 lcn of member
@@ -30,6 +23,7 @@
 #include "base/types.h"
 #include "base/uuid.h"
 #include "extent/geometry.h"
+#include "extent/page_head.h"
 
 namespace foreshadow::extent {
 
@@ -42,23 +36,25 @@ struct TableEntry {
   bool operator==(const TableEntry&) const = default;
 };
 
-struct TablePage {
-  Uuid volume;
-  Uuid segment;
-  CkptSeq checkpoint;
-  uint32_t page = 0;
-  Pcn pcn_base;
-  std::array<TableEntry, kTableEntries> entries{};
+using TableEntries = std::array<TableEntry, kTableEntries>;
+
+struct TablePage : PageHead {
+  TableEntries entries{};
 };
 
 // What a page of a base's table says that was never written: everything is in its place. `bytes` is the
 // image's size.
-std::array<TableEntry, kTableEntries> base_entries(uint64_t bytes, Geometry geometry, uint32_t page);
+TableEntries base_entries(uint64_t bytes, Geometry geometry, uint32_t page);
 
 // Returns the crc. `block` is kMetaBlock long.
 uint32_t encode_page(const TablePage& page, std::span<std::byte> block);
 
-// One place as read: nothing for never written (all zero); kCorrupt if it is not the page that belongs there.
+// One place, without its entries: as look_at_page(). The entries of a page that it took for good.
+Result<std::optional<PageSeen>> look_at_table_page(const PageHead& expected,
+                                                   std::span<const std::byte> block);
+void decode_entries(std::span<const std::byte> block, TableEntries& entries);
+
+// Both at once.
 struct PlaceContent {
   TablePage page;
   uint32_t crc = 0;

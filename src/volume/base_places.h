@@ -15,6 +15,8 @@
 #include "base/types.h"
 #include "extent/geometry.h"
 #include "extent/map.h"
+#include "io/executor.h"
+#include "io/task.h"
 #include "volume/segment_set.h"
 
 namespace foreshadow::volume {
@@ -44,8 +46,9 @@ class BasePlaces {
     return home.v != 0 && segment_->allocator.take(home) ? home : Pcn(0);
   }
   // How many clusters of `leaving` a fold must find room for elsewhere: those that have no place in the
-  // image, and no other owner beside whom they could lie.
-  uint64_t homeless(const extent::Map& map, const Segment& leaving) const;
+  // image, and no other owner beside whom they could lie. Looks through the map, and lets others go on every
+  // now and then; too many, but never too few, if clusters leave meanwhile and none comes.
+  io::Task<uint64_t> homeless(io::Executor& executor, const extent::Map& map, const Segment& leaving) const;
 
   // The image ends within its last cluster; once barred, nothing may be placed there any more.
   bool tail_is_cut() const { return tail_is_cut_; }

@@ -9,6 +9,9 @@
 #include "extent/table_page.h"
 
 namespace foreshadow::volume {
+namespace {
+constexpr size_t kChecksumPagesAtOnce = 32;
+}  // namespace
 
 Checkpointer::Checkpointer(io::Executor& executor, SegmentSet& segments, Committer& committer,
                            const Uuid& volume, extent::Geometry geometry, extent::Superblock super)
@@ -177,8 +180,10 @@ io::Task<Status> Checkpointer::write_pages(const Committer::Frozen& frozen, cons
     touched[page.segment_index] = true;
   }
   for (uint32_t i = 0; i < checksums.size(); ++i) {
-    for (const uint32_t page : checksums[i]) {
-      auto written = co_await write_checksum_page(i, page, sequence, digest);
+    const std::span<const uint32_t> all(checksums[i]);
+    for (size_t done = 0; done < all.size(); done += kChecksumPagesAtOnce) {
+      const auto some = all.subspan(done, std::min(kChecksumPagesAtOnce, all.size() - done));
+      auto written = co_await write_checksum_pages(i, some, sequence, digest);
       if (!written) co_return written;
       touched[i] = true;
     }
@@ -192,26 +197,33 @@ io::Task<Status> Checkpointer::write_pages(const Committer::Frozen& frozen, cons
   co_return Status{};
 }
 
-io::Task<Status> Checkpointer::write_checksum_page(uint32_t segment_index, uint32_t number, CkptSeq sequence,
-                                                   uint64_t* digest) {
+// At most kChecksumPagesAtOnce. They have nothing to do with each other, so all are in flight together.
+io::Task<Status> Checkpointer::write_checksum_pages(uint32_t segment_index, std::span<const uint32_t> pages,
+                                                    CkptSeq sequence, uint64_t* digest) {
+  writes_.clear();
+  for (const uint32_t page : pages) capture_checksums(segment_index, page, sequence, digest);
+  const int written = co_await writes_;
+  if (written < 0) co_return fail_errno(written, "cannot write a checksum page");
+  co_return Status{};
+}
+
+// What is known of a page now, into the next block of the buffer and on the list, if it must be written.
+void Checkpointer::capture_checksums(uint32_t segment_index, uint32_t number, CkptSeq sequence,
+                                     uint64_t* digest) {
   Segment& segment = segments_.at(segment_index);
-  extent::ChecksumPage page;
-  page.volume = volume_;
-  page.segment = segment.row.uuid;
-  page.page = number;
-  page.pcn_base = segment.row.pcn_base;
-  page.checkpoint = sequence;
-  const auto captured = segment.checksums.capture(number, page.values);
-  if (!captured.write) co_return Status{};
-  const uint32_t crc = extent::encode_checksum_page(page, page_buffer_.span());
-  const uint64_t share = extent::checksum_page_digest(page.pcn_base, number, sequence, crc);
+  extent::ChecksumValues values;
+  const auto captured = segment.checksums.capture(number, values);
+  if (!captured.write) return;
+  if (checksum_buffer_.size() == 0) checksum_buffer_ = io::Buffer(kChecksumPagesAtOnce * extent::kMetaBlock);
+  const auto block =
+      checksum_buffer_.span().subspan(writes_.list.size() * extent::kMetaBlock, extent::kMetaBlock);
+  const extent::PageHead head{volume_, segment.row.uuid, sequence, number, segment.row.pcn_base};
+  const uint32_t crc = extent::encode_checksum_page(head, values, block);
+  const uint64_t share = extent::checksum_page_digest(head.pcn_base, number, sequence, crc);
   *digest += share - segment.checksums.digest(number);
   const uint8_t other = segment.checksums.place(number) == 0 ? 1 : 0;
-  const int written = co_await io::write(*segment.file, segment.layout.checksum_page_offset(number, other),
-                                         page_buffer_.span());
-  if (written < 0) co_return fail_errno(written, "cannot write a checksum page");
+  writes_.add(*segment.file, segment.layout.checksum_page_offset(number, other), block);
   new_checksums_.push_back({segment_index, number, other, captured.known, share});
-  co_return Status{};
 }
 
 io::Task<Status> Checkpointer::write_page(const extent::DirtyPages& pages, extent::DirtyPages::Page at,

@@ -1,6 +1,7 @@
 #pragma once
 // Folds the journal into the segment tables, so that its space can be used again. extent/recovery.h has the
 // crash argument.
+#include <span>
 #include <string>
 
 #include "base/error.h"
@@ -8,6 +9,7 @@
 #include "extent/table_page.h"
 #include "io/executor.h"
 #include "io/task.h"
+#include "volume/await.h"
 #include "volume/committer.h"
 #include "volume/segment_set.h"
 
@@ -42,8 +44,9 @@ class Checkpointer {
                                CkptSeq sequence, uint64_t* digest);
   io::Task<Status> write_page(const extent::DirtyPages& pages, extent::DirtyPages::Page page,
                               CkptSeq sequence, uint64_t* digest);
-  io::Task<Status> write_checksum_page(uint32_t segment_index, uint32_t page, CkptSeq sequence,
-                                       uint64_t* digest);
+  io::Task<Status> write_checksum_pages(uint32_t segment_index, std::span<const uint32_t> pages,
+                                        CkptSeq sequence, uint64_t* digest);
+  void capture_checksums(uint32_t segment_index, uint32_t page, CkptSeq sequence, uint64_t* digest);
   io::Task<Status> drop_released(extent::Superblock& next);
   io::Task<Result<extent::PlaceContent>> read_page(Segment& segment, uint32_t page);
   io::Detached run_detached();
@@ -55,6 +58,8 @@ class Checkpointer {
   const extent::Geometry geometry_;
   extent::Superblock super_;
   io::Buffer page_buffer_;
+  io::Buffer checksum_buffer_;  // of the pages in writes_; taken when the first is written
+  PendingWrites writes_;
   struct NewPlace {
     uint32_t segment_index;
     uint32_t page;

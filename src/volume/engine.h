@@ -100,7 +100,7 @@ class Engine final : public Volume,
   void tell_corrupt(const Piece& piece, uint64_t at);
   void scrub_piece(const Piece& piece, int result);
   uint16_t bits_of(Lcn lcn, uint64_t begin, uint64_t end) const;
-  PlainPlace find_plain(uint64_t offset, uint64_t length);
+  PlainPlace find_plain(uint64_t offset, uint64_t length, bool alone);
   void count(block::OpKind kind, uint64_t offset, uint64_t length, uint64_t latency_us);
   // Reads (engine_read.cc, engine_now.cc).
   void start_read(IoTask& task);

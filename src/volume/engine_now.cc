@@ -18,8 +18,8 @@ bool is_plain(const extent::Mapping& mapping, uint16_t bits) {
 
 // Where [offset, offset + length) lies, if it is whole sub-blocks of one cluster, all mapped in one place,
 // and nobody has or awaits any of them for itself: not a read-modify-write, nor what may take the cluster
-// away.
-PlainPlace Engine::find_plain(uint64_t offset, uint64_t length) {
+// away. `alone`: nobody has or awaits them at all.
+PlainPlace Engine::find_plain(uint64_t offset, uint64_t length, bool alone) {
   const uint64_t cluster = geometry_.cluster();
   const uint64_t within = offset & (cluster - 1);
   if (closing_ || length == 0 || length > cluster - within) return {};
@@ -30,7 +30,8 @@ PlainPlace Engine::find_plain(uint64_t offset, uint64_t length) {
   const auto first = static_cast<uint32_t>(within >> geometry_.sub_block_bits);
   const auto last = static_cast<uint32_t>((within + length) >> geometry_.sub_block_bits);
   const auto bits = static_cast<uint16_t>((1u << last) - (1u << first));
-  if (!is_plain(mapping, bits) || locks_.has_exclusive(lcn, bits)) return {};
+  if (!is_plain(mapping, bits)) return {};
+  if (alone ? locks_.has_any(lcn, bits) : locks_.has_exclusive(lcn, bits)) return {};
   Segment& segment = segments_.of(mapping.a);
   const uint64_t at = segment.data_offset(mapping.a, geometry_) + within;
   if (at + length > segment.data_end) return {};  // an image ends within: the rest has to be made up
@@ -38,7 +39,7 @@ PlainPlace Engine::find_plain(uint64_t offset, uint64_t length) {
 }
 
 bool Engine::read_now(uint64_t offset, std::span<std::byte> data) {
-  const PlainPlace plain = find_plain(offset, data.size());
+  const PlainPlace plain = find_plain(offset, data.size(), false);
   if (plain.segment == nullptr || !plain.segment->file->read_now(plain.at, data)) return false;
   // What does not fit is read again, and told, by the long way.
   if (checksums_.on() && checksums_.verify(*plain.segment, plain.at, data)) return false;
@@ -50,16 +51,16 @@ bool Engine::read_now(uint64_t offset, std::span<std::byte> data) {
 // overwrite. A volume that may move what is overwritten, or is moving something, plans each write.
 bool Engine::write_now(uint64_t offset, std::span<const std::byte> data) {
   if (redirect_ != Redirect::kAllocating || !moves_.empty() || committer_.poisoned()) return false;
-  const PlainPlace plain = find_plain(offset, data.size());
+  // With checksums a write is alone on its sub-blocks, and its region is noted before.
+  const bool sums = checksums_.on();
+  const PlainPlace plain = find_plain(offset, data.size(), sums);
   if (plain.segment == nullptr) return false;
-  if (checksums_.on()) {
-    // With checksums a write is alone on its sub-blocks, and its region is noted before.
-    if (locks_.has_any(plain.lcn, plain.bits) || !checksums_.may_write(*plain.segment, plain.at, data.size()))
-      return false;
-    checksums_.writing(*plain.segment, plain.at, data.size());
+  if (sums && !checksums_.may_write(*plain.segment, plain.at, data.size())) return false;
+  if (!plain.segment->file->write_now(plain.at, data)) {
+    if (sums) checksums_.writing(*plain.segment, plain.at, data.size());  // a part of it may be there
+    return false;
   }
-  if (!plain.segment->file->write_now(plain.at, data)) return false;
-  if (checksums_.on()) checksums_.written(*plain.segment, plain.at, data);
+  if (sums) checksums_.written(*plain.segment, plain.at, data);
   plain.segment->unsynced = true;
   count(block::OpKind::kWrite, offset, data.size(), 0);
   return true;

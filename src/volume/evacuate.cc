@@ -163,15 +163,20 @@ io::Task<Status> Evacuator::evacuate(Uuid uuid, SegmentState how, uint64_t prima
     const SegmentState before = segment.row.state;
     std::optional<FoldRoom> fold;
     if (how == SegmentState::kFolding) {
+      const uint64_t wanted = co_await engine_.base_.homeless(executor_, engine_.map_, segment);
       Segment& primary = segments_.primary();
       const auto clusters = clusters_of(primary, std::max(primary_bytes, primary.file->size()));
       if (!clusters) co_return tl::unexpected(clusters.error());
-      fold.emplace(engine_, engine_.base_.homeless(engine_.map_, segment), *clusters);
+      fold.emplace(engine_, wanted, *clusters);
     }
     auto checked = fold ? fold->check(segment) : check_drain_room(segment);
     if (!checked) co_return checked;
     engine_.placement_.begin_evacuation(segment, how);
-    if (fold) fold->begin();
+    if (fold) {
+      fold->begin();
+      // First touches may have come while it was counted; none do now.
+      fold->recount(co_await engine_.base_.homeless(executor_, engine_.map_, segment));
+    }
     auto emptied = co_await empty(segment, 0, fold ? &*fold : nullptr);
     if (fold) {
       auto grown = co_await fold->end(!emptied);

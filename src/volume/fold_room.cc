@@ -47,6 +47,11 @@ void FoldRoom::begin() {
   if (growing_) grow();
 }
 
+void FoldRoom::recount(uint64_t wanted) {
+  left_ = wanted;
+  set_aside();
+}
+
 // While it grows, first touches find what they would find in the end.
 void FoldRoom::set_aside() {
   const uint64_t free = primary_.allocator.free();

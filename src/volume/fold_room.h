@@ -27,6 +27,7 @@ class FoldRoom {
   // kFailedPrecondition: not even the primary that has grown has the room.
   Status check(const Segment& leaving) const;
   void begin();
+  void recount(uint64_t wanted);  // before anything is taken
   extent::Allocator::Run take(uint32_t want);
   // More room is on its way; told by Relocator::on_room().
   bool growing() const { return growing_; }
