@@ -55,27 +55,17 @@ class Map {
   Map& operator=(Map&&) noexcept;
 
   uint32_t clusters() const { return clusters_; }
-  Mapping get(Lcn lcn) const {
-    const Slot& slot = directory_[lcn.v / kLeafEntries];
-    const uint32_t index = lcn.v % kLeafEntries;
-    if (slot.leaf == nullptr) {
-      if (slot.linear == 0) return {};
-      return {Pcn(slot.linear + index), Pcn(0), kFullMask, 0, Pack{}, Pack{}};
-    }
-    const Entry entry = slot.leaf->entries[index];
-    if (entry.pcn < kPcnEnd) return {Pcn(entry.pcn), Pcn(0), entry.mask, 0, entry.pack, Pack{}};
-    return multi_[entry.pcn - kPcnEnd].mapping;
-  }
+  Mapping get(Lcn lcn) const { return in_slot(directory_[lcn.v / kLeafEntries], lcn.v % kLeafEntries); }
   // Calls `visit` with each cluster that has an owner, and its mapping, in order, until it returns false.
   template <typename Visit>
   void each(Visit visit) const {
-    for (uint32_t i = 0; i < directory_.size(); ++i) {
-      if (directory_[i].leaf == nullptr && directory_[i].linear == 0) continue;
-      for (uint32_t j = 0; j < kLeafEntries; ++j) {
-        const Lcn lcn(i * kLeafEntries + j);
-        const Mapping mapping = get(lcn);
-        if (mapping.a.v != 0 && !visit(lcn, mapping)) return;
+    uint32_t first = 0;
+    for (const Slot& slot : directory_) {
+      for (uint32_t i = 0; i < kLeafEntries && (slot.leaf != nullptr || slot.linear != 0); ++i) {
+        const Mapping mapping = in_slot(slot, i);
+        if (mapping.a.v != 0 && !visit(Lcn(first + i), mapping)) return;
       }
+      first += kLeafEntries;
     }
   }
   // More clusters at the end, with nothing in them.
@@ -123,6 +113,15 @@ class Map {
     Mapping mapping;
   };
 
+  Mapping in_slot(const Slot& slot, uint32_t index) const {
+    if (slot.leaf == nullptr) {
+      if (slot.linear == 0) return {};
+      return {Pcn(slot.linear + index), Pcn(0), kFullMask, 0, Pack{}, Pack{}};
+    }
+    const Entry entry = slot.leaf->entries[index];
+    if (entry.pcn < kPcnEnd) return {Pcn(entry.pcn), Pcn(0), entry.mask, 0, entry.pack, Pack{}};
+    return multi_[entry.pcn - kPcnEnd].mapping;
+  }
   Leaf& leaf_for_write(Slot& slot);
   void store(Entry& entry, const Mapping& mapping);
   static bool is_full(const Entry& entry) {

@@ -547,9 +547,12 @@ class Recovery {
     Status taken;
     out_->map.each([&](Lcn lcn, const Mapping& mapping) {
       for (const Pcn pcn : {mapping.a, mapping.b}) {
-        if (pcn.v != 0 && pcn != mapping.container() && taken) taken = take(pcn, lcn);
+        if (pcn.v == 0 || pcn == mapping.container()) continue;
+        // Most likely of the same segment as the one before; whatever fails is looked into.
+        if (out_->segments[last_owner_].allocator.take(pcn)) continue;
+        if (!(taken = take(pcn, lcn))) return false;
       }
-      return taken.has_value();
+      return true;
     });
     return taken;
   }
@@ -558,8 +561,7 @@ class Recovery {
     const auto owns = [&](const RecoveredSegment& s) {
       return pcn >= s.row.pcn_base && pcn.v - s.row.pcn_base.v < s.row.clusters;
     };
-    auto owner = out_->segments.begin() + static_cast<ptrdiff_t>(last_owner_);  // most likely
-    if (!owns(*owner)) owner = std::find_if(out_->segments.begin(), out_->segments.end(), owns);
+    const auto owner = std::find_if(out_->segments.begin(), out_->segments.end(), owns);
     if (owner == out_->segments.end()) {
       return fail(Code::kCorrupt,
                   fmt::format("cluster {} lies at {}, in no segment of the volume", lcn.v, pcn.v));
