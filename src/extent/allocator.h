@@ -37,6 +37,11 @@ class Allocator {
     ++taken_;
     return true;
   }
+  // That take() of it comes soon.
+  void prefetch(Pcn pcn) const {
+    const uint32_t index = pcn.v - base_.v;
+    if (index < clusters_) __builtin_prefetch(&words_[index / 64], 1);
+  }
   bool is_taken(Pcn pcn) const;
   // No cluster at or past `limit` is given out from now on; the segment is about to end there. clusters()
   // lifts it.

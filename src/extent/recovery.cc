@@ -470,7 +470,7 @@ class Recovery {
     }
     for (const Record& record : records_) TRY(apply(record));
     TRY(check_tail());
-    return rebuild_allocators();
+    return rebuild_allocators(*out_);
   }
 
   // A cluster that the image cuts short has left it before the volume grew beyond.
@@ -537,43 +537,6 @@ class Recovery {
     return append_deltas(lcn, before, after, out_->containers, out_->deltas);
   }
 
-  // Every owner must lie in a segment. A raw one has one logical cluster only, a container those that lie in
-  // it.
-  Status rebuild_allocators() {
-    for (Pcn pcn = out_->containers.next(Pcn(1), Pcn(kPcnEnd)); pcn.v != 0;
-         pcn = out_->containers.next(pcn.next(), Pcn(kPcnEnd))) {
-      TRY(take(pcn, out_->containers.table_entry(pcn).lcn));
-    }
-    Status taken;
-    out_->map.each([&](Lcn lcn, const Mapping& mapping) {
-      for (const Pcn pcn : {mapping.a, mapping.b}) {
-        if (pcn.v == 0 || pcn == mapping.container()) continue;
-        // Most likely of the same segment as the one before; whatever fails is looked into.
-        if (out_->segments[last_owner_].allocator.take(pcn)) continue;
-        if (!(taken = take(pcn, lcn))) return false;
-      }
-      return true;
-    });
-    return taken;
-  }
-
-  Status take(Pcn pcn, Lcn lcn) {
-    const auto owns = [&](const RecoveredSegment& s) {
-      return pcn >= s.row.pcn_base && pcn.v - s.row.pcn_base.v < s.row.clusters;
-    };
-    const auto owner = std::find_if(out_->segments.begin(), out_->segments.end(), owns);
-    if (owner == out_->segments.end()) {
-      return fail(Code::kCorrupt,
-                  fmt::format("cluster {} lies at {}, in no segment of the volume", lcn.v, pcn.v));
-    }
-    last_owner_ = static_cast<size_t>(owner - out_->segments.begin());
-    if (!owner->allocator.take(pcn)) {
-      return fail(Code::kCorrupt,
-                  fmt::format("physical cluster {} has two owners, one of them cluster {}", pcn.v, lcn.v));
-    }
-    return {};
-  }
-
   io::File& primary() { return *files_[primary_]; }
 
   std::vector<io::File*> files_;
@@ -585,7 +548,6 @@ class Recovery {
   std::vector<Record> records_;
   uint64_t digest_ = 0;
   TableEntries entries_;   // of the page that is being loaded
-  size_t last_owner_ = 0;  // of the cluster that was taken last
   std::string damaged_;
 };
 
