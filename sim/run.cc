@@ -51,12 +51,7 @@ class Run {
   // Data went nowhere, or elsewhere, or rotted in some life. A fold, a drain or a squeeze may have copied
   // what was read there; when a crash then makes its checksum unknown, it is served, as the rule has it. So
   // the run ends.
-  bool astray() {
-    const auto backings = world_.backings();
-    return data_rotted_ || std::any_of(backings.begin(), backings.end(), [](const Backing* backing) {
-             return backing->disk->counts().misled > 0;
-           });
-  }
+  bool astray() { return data_rotted_ || world_.ever_misled(); }
   bool fate() const { return world_.scheduler.steps() >= crash_at_; }
   bool sweeps() const { return world_.call_fault.at != 0; }
   bool chance(uint32_t percent) { return world_.rng.below(100) < percent; }
@@ -188,7 +183,7 @@ class Run {
       }
     }
     if (world_.ok() && chance(world_.swarm.faults || sweeps() ? 60 : 15)) drain(workload, *volume);
-    if (world_.ok() && world_.primary.disk->misled() && !fate()) workload.read_all(stop);
+    if (world_.ok() && world_.misled() && !fate()) workload.read_all(stop);
     if (world_.ok() && clean_) return close(std::move(volume), workload);
     workload.crashed();
     cut_power();
@@ -201,7 +196,7 @@ class Run {
       return world_.violate("hangs: " + workload.unfinished());
     }
     world_.say("drained");
-    if (world_.primary.disk->misled()) workload.read_all([] { return false; });
+    if (world_.misled()) workload.read_all([] { return false; });
     workload.check_usage();
     // Policy: a failed sync of a segment in service makes the volume read-only.
     if (world_.told_of_failed_sync() && volume.read_only_reason().empty()) {
@@ -244,9 +239,7 @@ class Run {
   // must not build on that before it has made it durable, or a later power cut takes back what a client has
   // seen and flushed.
   void cut_power() {
-    const auto backings = world_.backings();
-    const bool misled = std::any_of(backings.begin(), backings.end(),
-                                    [](const Backing* backing) { return backing->disk->misled(); });
+    const bool misled = world_.misled();
     world_.data_faults += misled ? 1 : 0;
     const bool only_the_process = (world_.hash + world_.crashes) % 4 == 0 && !world_.forgot() && !misled;
     world_.say("{}, {} sectors undecided on the primary", only_the_process ? "killed" : "power off",

@@ -41,6 +41,7 @@ void draw_weights(Rng& rng, Swarm& out) {
   set(Act::kScrub, 2, 40);
   set(Act::kPause, static_cast<uint32_t>(between(rng, 1, 4)), 60);
   set(Act::kGrow, 1, 40);
+  set(Act::kMove, static_cast<uint32_t>(between(rng, 1, 3)), 30);
   if (rng.chance(1, 8)) {  // a run about the lives of segments
     set(Act::kGrant, 15, 100);
     set(Act::kActivate, 15, 100);
@@ -48,6 +49,7 @@ void draw_weights(Rng& rng, Swarm& out) {
     set(Act::kFold, 8, 50);
     set(Act::kDrain, 8, 50);
     set(Act::kResize, 6, 50);
+    set(Act::kMove, 6, 50);
     set(Act::kCheckpoint, 10, 90);
   }
   out.fua_percent = rng.chance(1, 2) ? 0 : static_cast<uint32_t>(between(rng, 5, 50));

@@ -29,6 +29,7 @@ enum class Act : uint8_t {
   kScrub,
   kPause,  // no new requests for a while of virtual time, so that idle timers fire
   kGrow,   // of the size that clients see
+  kMove,   // the primary is replaced by a new one
   kCount,
 };
 

@@ -25,6 +25,21 @@ io::Task<Status> format_and_attach(volume::Volume& volume, Backing& shadow, exte
   co_return attached;
 }
 
+// As format_and_attach(), of one that is to be the primary.
+io::Task<Status> format_and_replace(volume::Volume& volume, Backing& next, volume::CreateOptions options) {
+  options.id = volume.id();
+  if (!next.formatted) {
+    const std::unique_ptr<io::File> file = next.disk->open();
+    auto formatted = co_await volume::Volume::format_next_primary(*file, options, next.uuid);
+    if (!formatted) co_return formatted;
+    next.formatted = true;
+  }
+  next.attach_asked = next.merge_asked = true;
+  volume::SegmentFile segment{next.uuid, next.disk->open()};
+  auto replaced = co_await volume.replace_primary(std::move(segment));
+  co_return replaced;
+}
+
 }  // namespace
 
 Workload::Workload(World& world, volume::Volume& volume) : world_(world), volume_(volume) {
@@ -83,6 +98,8 @@ void Workload::start(Act act) {
       return pause();
     case Act::kGrow:
       return grow();
+    case Act::kMove:
+      return move_primary();
     default:
       break;
   }
@@ -278,7 +295,7 @@ void Workload::grant() {
   Backing* shadow = nullptr;
   // A repeat of what is done, and the second try after a crash, must succeed as well.
   for (const auto& known : world_.shadows) {
-    if (!known->busy && (!known->attached || rng.below(8) == 0)) shadow = known.get();
+    if (!known->busy && !known->next_primary && (!known->attached || rng.below(8) == 0)) shadow = known.get();
   }
   if (shadow == nullptr) {
     if (world_.shadows.size() >= world_.swarm.shadows_max) return;
@@ -332,6 +349,11 @@ void Workload::merge() {
   });
 }
 
+bool Workload::is_as_it_was(const volume::SegmentInfo& primary) const {
+  const volume::SegmentInfo now = volume_.segments().front();
+  return now.uuid == primary.uuid && now.backing == primary.backing;
+}
+
 // The way back. What fails for want of room stays as it was.
 void Workload::release(Act act) {
   Backing* shadow = pick_attached();
@@ -346,10 +368,13 @@ void Workload::release(Act act) {
   auto job =
       act == Act::kFold ? volume_.fold_shadow(shadow->uuid, bytes) : volume_.drain_segment(shadow->uuid);
   const uint64_t damaged_before = volume_.stats().damaged_reads;
-  io::spawn(std::move(job), [this, shadow, what, damaged_before](const Status& status) {
+  io::spawn(std::move(job), [this, shadow, what, damaged_before, primary](const Status& status) {
     shadow->busy = false;
-    const bool no_room = !status && (status.error().code == Code::kNoSpace ||
-                                     (what[0] == 'f' && status.error().code == Code::kFailedPrecondition));
+    const bool no_room =
+        !status && (status.error().code == Code::kNoSpace ||
+                    (what[0] == 'f' && status.error().code == Code::kFailedPrecondition) ||
+                    // The primary that the size was meant for has been replaced or cut meanwhile.
+                    (status.error().code == Code::kInvalidArgument && !is_as_it_was(primary)));
     // Rotten data does not go into an image, where nothing would tell; a rotten blob cannot be moved as
     // clusters.
     const bool refused = !status && may_refuse(status.error().code, shadow->uuid, damaged_before);
@@ -416,8 +441,9 @@ void Workload::squeeze() {
   options.how.codec = rng.below(2) == 0 ? extent::SqueezeCodec::kLz4 : extent::SqueezeCodec::kZstd;
   options.lots = rng.below(4) == 0 ? 0 : rng.next() | 1;
   control_began("squeeze");
-  io::spawn(volume_.squeeze_segment(shadow == nullptr ? world_.primary.uuid : shadow->uuid, options),
-            [this, shadow](const Result<volume::SqueezeReport>& report) {
+  const Uuid uuid = shadow == nullptr ? world_.primary.uuid : shadow->uuid;
+  io::spawn(volume_.squeeze_segment(uuid, options),
+            [this, uuid](const Result<volume::SqueezeReport>& report) {
               if (report) {
                 world_.say("  squeezed {} of {}, repacked {}, containers {}", report->squeezed, report->taken,
                            report->repacked, report->containers);
@@ -427,7 +453,7 @@ void Workload::squeeze() {
               // It may not be the segment's time, or it is gone, or there is no cluster to begin with.
               const Code code = report.error().code;
               const bool excused = code == Code::kNoSpace || code == Code::kFailedPrecondition ||
-                                   (code == Code::kNotFound && shadow != nullptr);
+                                   (code == Code::kNotFound && uuid != world_.primary.uuid);
               (void)control_ended("squeeze", excused ? Status{} : tl::unexpected(report.error()));
             });
 }
@@ -474,6 +500,46 @@ void Workload::grow() {
     if (!control_ended("grow", excused ? Status{} : status) || !status) return;
     if (volume_.info().size < size) world_.violate("grown, and the size does not show it");
     note_size();
+  });
+}
+
+// What was asked for before a crash is tried again; so is what is done, sometimes.
+void Workload::move_primary() {
+  Rng& rng = world_.rng;
+  if (world_.base.disk != nullptr) return;
+  Backing* next = nullptr;
+  for (const auto& known : world_.shadows) {
+    if (known->next_primary && known->busy) return;  // one at a time
+    if (known->next_primary && !known->release_asked) next = known.get();
+  }
+  if (next == nullptr) {
+    if (world_.shadows.size() > world_.swarm.shadows_max) return;
+    auto fresh = std::make_unique<Backing>();
+    fresh->uuid = Uuid::random(rng);
+    const auto clusters =
+        static_cast<uint32_t>(world_.swarm.primary_clusters + rng.below(world_.swarm.primary_clusters + 1));
+    fresh->disk = std::make_unique<Disk>(world_.scheduler, rng, backing_bytes(world_.swarm, clusters, true),
+                                         world_.swarm.alignment);
+    fresh->disk->shared = &world_.call_fault;
+    fresh->disk->at_once = world_.swarm.at_once;
+    fresh->next_primary = true;
+    next = fresh.get();
+    world_.shadows.push_back(std::move(fresh));
+  }
+  control_began("move");
+  next->busy = true;
+  io::spawn(format_and_replace(volume_, *next, world_.swarm.create), [this, next](const Status& status) {
+    next->busy = false;
+    const bool no_room = !status && (status.error().code == Code::kNoSpace ||
+                                     status.error().code == Code::kFailedPrecondition);
+    if (!control_ended("move", no_room ? Status{} : status)) return;
+    const auto segments = volume_.segments();
+    const bool attached = std::any_of(segments.begin(), segments.end(),
+                                      [&](const auto& segment) { return segment.uuid == next->uuid; });
+    next->attached = next->attached || (attached && (status || no_room));
+    if (!status) return;
+    if (segments[0].uuid != next->uuid) return world_.violate("moved, and the primary is another one");
+    world_.change_primary(*next);
   });
 }
 

@@ -94,6 +94,8 @@ class Workload {
   void scrub();
   void pause();
   void grow();
+  void move_primary();
+  bool is_as_it_was(const volume::SegmentInfo& primary) const;
   void note_size();
   Backing* pick_attached();
 

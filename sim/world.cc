@@ -44,6 +44,11 @@ std::vector<volume::SegmentFile> World::open_files() {
 
 void World::check_promises(const volume::Volume& volume, const std::vector<Uuid>& orphans) {
   const auto segments = volume.segments();
+  // A change that was asked for may have happened; one that was acknowledged has.
+  for (const auto& shadow : shadows) {
+    if (shadow->next_primary && !segments.empty() && segments[0].uuid == shadow->uuid)
+      change_primary(*shadow);
+  }
   if (segments.empty() || segments[0].uuid != primary.uuid) return violate("segment 0 is not the primary");
   for (const auto& segment : segments) {
     say("  segment {} state {}: {} of {} used", segment.id.v, static_cast<int>(segment.state), segment.used,
@@ -90,6 +95,18 @@ void World::check_promises(const volume::Volume& volume, const std::vector<Uuid>
   }
   for (const Backing* backing : gone) remove(backing);
   if (found_count != segments.size()) violate("the volume has segments that nobody made");
+}
+
+void World::change_primary(Backing& next) {
+  say("  {} is the primary now", next.uuid.str());
+  next.next_primary = next.busy = false;
+  next.formatted = next.attached = next.in_service = true;
+  next.failed_syncs = next.disk->counts().failed_syncs;
+  std::swap(primary, next);
+  Backing& old = next;
+  old.attach_asked = old.attached = old.formatted = old.in_service = true;
+  old.merge_asked = old.release_asked = true;
+  old.merged = old.busy = false;
 }
 
 void World::remove(const Backing* shadow) {

@@ -2,6 +2,7 @@
 // What outlives a crash: the disks, the reference, and what the client was promised.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <optional>
@@ -27,6 +28,7 @@ struct Backing {
   bool merge_asked = false;
   bool merged = false;         // acknowledged, or seen after recovery
   bool release_asked = false;  // folded or drained: it may be gone after a crash
+  bool next_primary = false;   // made to be the primary, and asked to be it
   bool in_service = false;     // attached when this life began
   uint64_t failed_syncs = 0;   // when this life began to serve
   bool busy = false;           // the workload is doing something to it now
@@ -133,10 +135,21 @@ struct World {
   // A request for that range may be refused because the data is not what was written.
   bool may_be_corrupt(uint64_t offset, uint64_t length) {
     if (damage && offset < damage->offset + damage->length && damage->offset < offset + length) return true;
-    for (const Backing* backing : backings()) {
-      if (backing->disk->misled()) return true;
-    }
-    return false;
+    return misled();
+  }
+  // Whether data went nowhere, or elsewhere, in this life.
+  bool misled() {
+    const auto all = backings();
+    return std::any_of(all.begin(), all.end(), [](const Backing* b) { return b->disk->misled(); }) ||
+           std::any_of(removed.begin(), removed.end(), [](const auto& b) { return b->disk->misled(); });
+  }
+  // In any life.
+  bool ever_misled() {
+    const auto all = backings();
+    return std::any_of(all.begin(), all.end(),
+                       [](const Backing* b) { return b->disk->counts().misled > 0; }) ||
+           std::any_of(removed.begin(), removed.end(),
+                       [](const auto& b) { return b->disk->counts().misled > 0; });
   }
   void forget_failures() { forgotten = all_failures(); }
   void power_off() {
@@ -162,6 +175,8 @@ struct World {
   std::vector<volume::SegmentFile> open_files();
   // Holds a volume just opened against what was acknowledged; what is there now is from here on expected.
   void check_promises(const volume::Volume& volume, const std::vector<Uuid>& orphans);
+  // It is the primary from here on; the one so far is a shadow that leaves.
+  void change_primary(Backing& next);
   // Its blocks are elsewhere, or it never had any: the backing goes.
   void remove(const Backing* shadow);
   void power_on() {

@@ -154,6 +154,15 @@ class AgentTest : public ::testing::Test {
     out.mutable_drain_segment()->set_segment_uuid(segment);
     return out;
   }
+  v1::Intent move_intent(const std::string& volume, const std::string& segment, const std::string& pool,
+                         uint64_t size) {
+    v1::Intent out = intent();
+    out.mutable_move_primary()->set_volume_id(volume);
+    out.mutable_move_primary()->set_segment_uuid(segment);
+    out.mutable_move_primary()->set_pool(pool);
+    out.mutable_move_primary()->set_size(size);
+    return out;
+  }
   // Makes a volume and returns its id.
   std::string create(const std::string& name) {
     const std::string id = fresh_uuid();

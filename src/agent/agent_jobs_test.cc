@@ -131,6 +131,50 @@ TEST_F(AgentJobsTest, ResizeCutsAndGrowsTheBacking) {
   EXPECT_EQ(control_->ask(resize).code(), row_of(Code::kNotFound).grpc_status);
 }
 
+TEST_F(AgentJobsTest, AMovePutsThePrimaryIntoTheOtherPoolAndGivesTheOldOneBack) {
+  start_both();
+  make(32 * kMiB, 6);
+  add_tiny(8 * kMiB);
+  const std::string segment = fresh_uuid();
+  const v1::Intent move = move_intent(volume_, segment, "tiny", kPrimary + 8 * kMiB);
+  const v1::Ack moved = control_->ask(move);
+  ASSERT_EQ(moved.code(), 0) << moved.message();
+  EXPECT_EQ(moved.volume().pool(), "tiny");
+  ASSERT_EQ(moved.volume().segments_size(), 2);  // the shadow stays where it is
+  EXPECT_EQ(moved.volume().segments(0).uuid(), segment);
+  EXPECT_EQ(moved.volume().segments(0).role(), v1::SEGMENT_ROLE_PRIMARY);
+  EXPECT_EQ(moved.volume().segments(1).uuid(), shadow_);
+  for (const v1::Pool& pool : moved.pools()) {
+    EXPECT_EQ(pool.used(), pool.name() == "tiny" ? kPrimary + 8 * kMiB : 32 * kMiB) << pool.name();
+  }
+  expect_contents();
+  // Asked again: with the same id, and with another one for the same effect.
+  EXPECT_EQ(control_->ask(move).code(), 0);
+  EXPECT_EQ(control_->ask(move_intent(volume_, segment, "tiny", kPrimary + 8 * kMiB)).code(), 0);
+  const v1::Hello again = restart();
+  EXPECT_EQ(again.volumes(0).pool(), "tiny");
+  EXPECT_EQ(again.volumes(0).segments_size(), 2);
+  expect_contents();
+}
+
+TEST_F(AgentJobsTest, AMoveThatFindsNoRoomLeavesNothingBehind) {
+  start_both();
+  make(32 * kMiB, 6);
+  add_tiny(0);
+  const v1::Ack refused = control_->ask(move_intent(volume_, fresh_uuid(), "tiny", 2 * kPrimary));
+  EXPECT_EQ(refused.code(), row_of(Code::kNoSpace).grpc_status) << refused.message();
+  EXPECT_EQ(control_->ask(move_intent(volume_, fresh_uuid(), "nowhere", kPrimary)).code(),
+            row_of(Code::kNotFound).grpc_status);
+  EXPECT_EQ(control_->ask(move_intent(volume_, fresh_uuid(), "tiny", 4096)).code(),
+            row_of(Code::kInvalidArgument).grpc_status);
+  ASSERT_EQ(refused.volume().segments_size(), 2);
+  EXPECT_NE(refused.volume().pool(), "tiny");
+  for (const v1::Pool& pool : refused.pools()) {
+    EXPECT_EQ(pool.used(), pool.name() == "tiny" ? 0 : kPrimary + 32 * kMiB) << pool.name();
+  }
+  expect_contents();
+}
+
 TEST_F(AgentJobsTest, GrantsAndMergesGoOnDuringAFold) {
   start_both();
   make(128 * kMiB, 120);

@@ -181,6 +181,10 @@ io::Task<v1::Ack> IntentRunner::run(v1::Intent intent) {
       volume = intent.resize_segment().volume_id();
       status = co_await resize_segment(intent.resize_segment());
       break;
+    case v1::Intent::kMovePrimary:
+      volume = intent.move_primary().volume_id();
+      status = co_await move_primary(intent.move_primary());
+      break;
     case v1::Intent::kCheckVolume:
       volume = intent.check_volume().volume_id();
       status = co_await check_volume(intent.check_volume(), &ack);
@@ -385,6 +389,15 @@ io::Task<Status> IntentRunner::drain_segment(v1::Intent::DrainSegment action) {
   if (!segment) co_return tl::unexpected(segment.error());
   const Status drained = co_await (*volume)->drain_segment(*segment);
   co_return drained;
+}
+
+io::Task<Status> IntentRunner::move_primary(v1::Intent::MovePrimary action) {
+  const auto volume = host(action.volume_id());
+  if (!volume) co_return tl::unexpected(volume.error());
+  const auto segment = parse_uuid(action.segment_uuid(), "segment_uuid");
+  if (!segment) co_return tl::unexpected(segment.error());
+  const Status moved = co_await (*volume)->move_primary(*segment, action.pool(), action.size());
+  co_return moved;
 }
 
 io::Task<Status> IntentRunner::resize_segment(v1::Intent::ResizeSegment action) {

@@ -51,6 +51,7 @@ class IntentRunner {
   io::Task<Status> squeeze_shadow(v1::Intent::SqueezeShadow action, v1::Ack* ack);
   io::Task<Status> fold_shadow(v1::Intent::FoldShadow action);
   io::Task<Status> drain_segment(v1::Intent::DrainSegment action);
+  io::Task<Status> move_primary(v1::Intent::MovePrimary action);
   io::Task<Status> resize_segment(v1::Intent::ResizeSegment action);
   Result<std::shared_ptr<VolumeHost>> host(const std::string& volume_id) const;
 

@@ -67,10 +67,20 @@ io::Task<Status> VolumeHost::grant_shadow(Uuid segment, std::string pool, uint64
                                format_size(foreshadow::limits::kSegmentSizeMin),
                                format_size(foreshadow::limits::kSegmentSizeMax)));
   }
+  auto file = co_await make_backing(segment, pool, size);
+  if (!file) co_return tl::unexpected(file.error());
+  const Status attached = co_await attach(segment, std::move(*file));
+  if (attached) co_return attached;
+  const Status removed = co_await remove_unattached(segment, pool);
+  if (!removed) log::warn("{}", removed.error().message);
+  co_return attached;
+}
+
+io::Task<Result<std::unique_ptr<io::File>>> VolumeHost::make_backing(Uuid segment, std::string pool,
+                                                                     uint64_t size) {
   const auto from = catalog_.pool(pool);
   if (!from) co_return tl::unexpected(from.error());
   const Backing backing{id(), segment, pool};
-  // What an earlier grant of the same segment left behind was never attached, or has_segment() would know.
   Offload create(catalog_.loop(), [&]() -> Result<std::unique_ptr<io::File>> {
     auto made = (*from)->create(backing.name(), size);
     if (made || made.error().code != Code::kAlreadyExists) return made;
@@ -78,20 +88,20 @@ io::Task<Status> VolumeHost::grant_shadow(Uuid segment, std::string pool, uint64
     return (*from)->create(backing.name(), size);
   });
   auto file = co_await create;
-  if (!file) co_return tl::unexpected(file.error());
+  if (file) whereabouts_.pool_of[segment] = pool;
+  co_return file;
+}
 
-  whereabouts_.pool_of[segment] = pool;
-  const Status attached = co_await attach(segment, std::move(*file));
-  if (attached) co_return attached;
-  // A failed write of metadata may have reached the disk all the same; then the volume is read-only, and the
-  // next start, which can see what is there, removes the backing if it is an orphan.
-  if (volume_->read_only_reason().empty() && !has_segment(segment)) {
-    whereabouts_.pool_of.erase(segment);
-    const Status removed = co_await catalog_.remove_backing(backing);
-    if (!removed)
-      log::warn("backing {} is left in pool {}: {}", backing.name(), pool, removed.error().message);
-  }
-  co_return attached;
+// A failed write of metadata may have reached the disk all the same; then the volume is read-only, and the
+// next start, which can see what is there, removes the backing if it is an orphan.
+io::Task<Status> VolumeHost::remove_unattached(Uuid segment, std::string pool) {
+  if (!volume_->read_only_reason().empty() || has_segment(segment)) co_return Status{};
+  whereabouts_.pool_of.erase(segment);
+  const Backing backing{id(), segment, pool};
+  const Status removed = co_await catalog_.remove_backing(backing);
+  if (removed) co_return removed;
+  co_return fail(removed.error().code, fmt::format("backing {} is left in pool {}: {}", backing.name(), pool,
+                                                   removed.error().message));
 }
 
 io::Task<Status> VolumeHost::attach(Uuid segment, std::unique_ptr<io::File> file) {

@@ -61,6 +61,9 @@ class VolumeHost final : private volume::Listener {
   io::Task<Status> drain_segment(Uuid segment);
   // To a backing of that many bytes: larger, if the pool has room, or smaller.
   io::Task<Status> resize_segment(Uuid segment, uint64_t bytes);
+  // Makes a segment of `pool` the primary, empties the one before into it and the others, and gives its
+  // backing back (volume_move.cc).
+  io::Task<Status> move_primary(Uuid segment, std::string pool, uint64_t size);
   // Begins what a crash has left: segments that are being folded, drained or released. Once, after the start;
   // each keeps `self`, which is this host, until it is done.
   void resume_jobs(const std::shared_ptr<VolumeHost>& self);
@@ -86,6 +89,11 @@ class VolumeHost final : private volume::Listener {
 
   bool has_segment(const Uuid& segment) const;
   Status not_closing() const;
+  // A backing of that size in the pool. What an earlier try of the same segment left behind is gone first: it
+  // was never attached, or has_segment() would know.
+  io::Task<Result<std::unique_ptr<io::File>>> make_backing(Uuid segment, std::string pool, uint64_t size);
+  // After a failure, unless the volume may know of it.
+  io::Task<Status> remove_unattached(Uuid segment, std::string pool);
   // The fallible middle of grant_shadow: everything after the backing exists.
   io::Task<Status> attach(Uuid segment, std::unique_ptr<io::File> file);
 
@@ -97,6 +105,8 @@ class VolumeHost final : private volume::Listener {
   Result<uint64_t> primary_for(const volume::SegmentInfo& leaving, uint64_t more) const;
   io::Task<Status> fold_into_primary(Uuid shadow, uint64_t margin);
   io::Task<Status> within_pool(Uuid segment, uint64_t bytes, io::Task<Status> growth);
+  io::Task<Status> move_now(Uuid segment, std::string pool, uint64_t size);
+  io::Task<Status> replace_primary(Uuid segment, std::string pool, uint64_t size);
   void note_leaving(const Uuid& segment);
   // The volume has let go of it.
   io::Task<Status> return_backing(Uuid segment);

@@ -5,8 +5,8 @@
 #include <algorithm>
 
 #include "agent/agent_limits.h"
+#include "extent/head.h"
 #include "extent/recovery.h"
-#include "io/buffer.h"
 
 namespace foreshadow::agent {
 
@@ -51,6 +51,8 @@ v1::JobKind to_api(volume::JobKind kind) {
       return v1::JOB_KIND_RESIZE;
     case volume::JobKind::kSqueeze:
       return v1::JOB_KIND_SQUEEZE;
+    case volume::JobKind::kMove:
+      return v1::JOB_KIND_MOVE;
     case volume::JobKind::kNone:
       break;
   }
@@ -221,6 +223,7 @@ io::Task<v1::Volume> survey(Catalog& catalog, std::vector<Backing> backings, std
   out.set_name(name);
   out.set_agent_id(catalog.agent_id());
   out.set_read_only_reason(reason);
+  uint64_t newest = 0;
   for (const Backing& backing : backings) {
     const auto file = co_await catalog.open_backing(backing, io::Directory::Mode::kReadOnly);
     if (!file) continue;
@@ -228,15 +231,12 @@ io::Task<v1::Volume> survey(Catalog& catalog, std::vector<Backing> backings, std
     const auto label = co_await extent::read_label(**file, &blemish);
     if (!label || label->role != extent::SegmentRole::kPrimary) continue;
     out.set_name(label->name);
-    const io::Buffer copies(size_t{extent::kSuperCopies} * extent::kSuperBytes);
-    const uint64_t offset = extent::Layout::super_offset(0);
-    if ((*file)->size() < offset + copies.size()) break;
-    const int result = co_await io::read(**file, offset, copies.span());
-    if (result < 0) break;
-    uint64_t highest = 0;
-    const auto super = extent::choose_superblock(copies.span(), label->volume, &highest);
-    if (super) describe(*label, *super, backings, &out);
-    break;
+    const auto area = co_await extent::read_head_area(**file, label->volume, label->segment);
+    if (!area || !area->is_claim() || area->super.sequence <= newest) continue;
+    newest = area->super.sequence;
+    out.clear_segments();
+    out.set_capacity(0);
+    describe(*label, area->super, backings, &out);
   }
   co_return out;
 }

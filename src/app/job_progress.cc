@@ -24,6 +24,8 @@ std::string_view doing(v1::JobKind kind) {
       return "resizing";
     case v1::JOB_KIND_SQUEEZE:
       return "squeezing";
+    case v1::JOB_KIND_MOVE:
+      return "moving the primary to";
     default:
       return "working on";
   }

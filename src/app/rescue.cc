@@ -14,6 +14,7 @@
 #include "base/names.h"
 #include "base/rng.h"
 #include "block/file_pool.h"
+#include "extent/head.h"
 #include "extent/recovery.h"
 #include "extent/repair.h"
 #include "extent/rescue.h"
@@ -100,6 +101,11 @@ io::Task<Status> rescue_volume(io::Loop& loop, const Files& files, bool apply, R
   if (!apply) co_return Status{};
   auto written = co_await extent::write_superblock(*files[rebuilt->primary], rebuilt->super);
   if (!written) co_return written;
+  for (const size_t other : rebuilt->to_mark) {
+    const extent::Superblock mark = extent::make_mark(rebuilt->super, rebuilt->head);
+    auto marked = co_await extent::write_superblock(*files[other], mark);
+    if (!marked) co_return marked;
+  }
   state = co_await extent::recover(pointers, base);
   if (state) {
     describe(**state, out);

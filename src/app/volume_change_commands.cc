@@ -1,4 +1,4 @@
-// volume adopt-device, grow, set; nbd-resize.
+// volume adopt-device, grow, set, move; nbd-resize.
 #include <fmt/format.h>
 
 #include <memory>
@@ -6,6 +6,7 @@
 #include "app/arguments.h"
 #include "app/client.h"
 #include "app/describe.h"
+#include "app/job_progress.h"
 #include "app/output.h"
 #include "app/volume_change.h"
 #include "base/size.h"
@@ -128,6 +129,46 @@ void add_grow(CLI::App& volume, Invocation& invocation) {
   });
 }
 
+Status move(const Invocation& invocation, const v1::MoveVolumeRequest& request) {
+  ASSIGN_OR_RETURN(const std::string state, invocation.state_dir());
+  ASSIGN_OR_RETURN(Client client, Client::connect(state));
+  ASSIGN_OR_RETURN(const v1::Volume volume,
+                   call_with_progress(client, request.name(), request.wait() && !invocation.json,
+                                      &Client::Stub::MoveVolume, request));
+  invocation.print(
+      to_json(volume),
+      request.wait()
+          ? fmt::format("volume {}: its primary is in pool {} now, {} of capacity, {} used\n", volume.name(),
+                        printable(volume.pool()), format_size(volume.capacity()), format_size(volume.used()))
+          : fmt::format("volume {}: its primary moves from pool {} to {}; `volume show {}` tells "
+                        "how far it is\n",
+                        volume.name(), printable(volume.pool()), printable(request.pool()), volume.name()));
+  return {};
+}
+
+void add_move(CLI::App& volume, Invocation& invocation) {
+  struct Arguments {
+    std::string name;
+    std::string pool;
+    bool wait = false;
+  };
+  const auto arguments = std::make_shared<Arguments>();
+  CLI::App* command = volume.add_subcommand(
+      "move", "Move the primary of a volume to another pool, while it is served; later shadows follow");
+  command->add_option("NAME", arguments->name, "Name of the volume")->required();
+  command->add_option("--pool", arguments->pool, "Where it goes")->required()->type_name("POOL");
+  command->add_flag("--wait", arguments->wait, "Return when it is done, not when it is recorded");
+  command->callback([&invocation, arguments] {
+    invocation.run = [&, arguments] {
+      v1::MoveVolumeRequest request;
+      request.set_name(arguments->name);
+      request.set_pool(arguments->pool);
+      request.set_wait(arguments->wait);
+      return move(invocation, request);
+    };
+  });
+}
+
 void add_set(CLI::App& volume, Invocation& invocation) {
   const auto arguments = std::make_shared<SetArguments>();
   CLI::App* command =
@@ -180,6 +221,7 @@ void add_volume_change_commands(CLI::App& volume, Invocation& invocation) {
   add_adopt(volume, invocation);
   add_grow(volume, invocation);
   add_set(volume, invocation);
+  add_move(volume, invocation);
 }
 
 void add_nbd_resize_command(CLI::App& app, Invocation& invocation) {

@@ -260,6 +260,16 @@ grpc::Status ControlService::ShrinkVolume(Context* context, const v1::ShrinkVolu
                        reply->mutable_volume());
 }
 
+grpc::Status ControlService::MoveVolume(Context* context, const v1::MoveVolumeRequest* request,
+                                        v1::Volume* reply) {
+  return answer_volume(
+      ask(
+          *context,
+          [&](Requests::Done done) { return core_.requests.move_volume(*request, std::move(done)); },
+          limits::kLongAckTimeout),
+      reply);
+}
+
 grpc::Status ControlService::Explain(Context*, const v1::VolumeRequest* request, v1::Explanation* reply) {
   const std::lock_guard lock(core_.mutex);
   const auto model = core_.requests.volume(request->name());

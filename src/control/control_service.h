@@ -43,6 +43,7 @@ class ControlService final : public v1::ControlService::Service {
   grpc::Status DrainSegment(Context*, const v1::SegmentRequest* request, v1::Volume* reply) override;
   grpc::Status ShrinkVolume(Context*, const v1::ShrinkVolumeRequest* request,
                             v1::ShrinkVolumeResponse* reply) override;
+  grpc::Status MoveVolume(Context*, const v1::MoveVolumeRequest* request, v1::Volume* reply) override;
   grpc::Status Explain(Context*, const v1::VolumeRequest* request, v1::Explanation* reply) override;
   grpc::Status WatchEvents(Context*, const v1::WatchEventsRequest* request,
                            grpc::ServerWriter<v1::Event>* writer) override;

@@ -44,6 +44,8 @@ std::string_view kind_of(const v1::Intent& intent) {
       return "drain_segment";
     case v1::Intent::kResizeSegment:
       return "resize_segment";
+    case v1::Intent::kMovePrimary:
+      return "move_primary";
     case v1::Intent::kSetVolume:
       return "set_volume";
     case v1::Intent::ACTION_NOT_SET:
@@ -80,6 +82,8 @@ std::string volume_of(const v1::Intent& intent) {
       return intent.drain_segment().volume_id();
     case v1::Intent::kResizeSegment:
       return intent.resize_segment().volume_id();
+    case v1::Intent::kMovePrimary:
+      return intent.move_primary().volume_id();
     case v1::Intent::kSetVolume:
       return intent.set_volume().volume_id();
     default:
@@ -103,6 +107,8 @@ std::string segment_of(const v1::Intent& intent) {
       return intent.drain_segment().segment_uuid();
     case v1::Intent::kResizeSegment:
       return intent.resize_segment().segment_uuid();
+    case v1::Intent::kMovePrimary:
+      return intent.move_primary().segment_uuid();
     default:
       return {};
   }
@@ -113,6 +119,7 @@ Claim claim_of(const v1::Intent& intent) {
     return {intent.create_volume().pool(), intent.create_volume().primary_size()};
   if (intent.has_adopt_device()) return {intent.adopt_device().pool(), intent.adopt_device().primary_size()};
   if (intent.has_grant_shadow()) return {intent.grant_shadow().pool(), intent.grant_shadow().size()};
+  if (intent.has_move_primary()) return {intent.move_primary().pool(), intent.move_primary().size()};
   return {};
 }
 

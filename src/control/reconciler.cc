@@ -213,7 +213,8 @@ void Reconciler::note_segment_changes(const VolumeModel& before, const v1::Volum
     reported.insert(segment.uuid());
     // One under way by an intent of ours is no news: its answer is.
     if (before.segment(segment.uuid()) != nullptr ||
-        ledger_.about("grant_shadow", after.id(), segment.uuid()))
+        ledger_.about("grant_shadow", after.id(), segment.uuid()) ||
+        ledger_.about("move_primary", after.id(), segment.uuid()))
       continue;
     events_.append("segment.adopted", after.name(),
                    fmt::format("segment {} ({}) of {}, reported by its agent", segment.id(), segment.uuid(),
@@ -224,7 +225,8 @@ void Reconciler::note_segment_changes(const VolumeModel& before, const v1::Volum
     if (reported.contains(segment.uuid())) continue;
     // One that leaves by an intent of ours is no news either.
     if (ledger_.about("fold_shadow", after.id(), segment.uuid()) ||
-        ledger_.about("drain_segment", after.id(), segment.uuid()))
+        ledger_.about("drain_segment", after.id(), segment.uuid()) ||
+        ((segment.id() == 0 || is_leaving(segment)) && ledger_.about("move_primary", after.id(), "")))
       continue;
     events_.append("segment.gone", after.name(),
                    fmt::format("segment {} ({}) is not reported any more", segment.id(), segment.uuid()),

@@ -75,6 +75,8 @@ class Reconciler {
   // One intent a step, in order; the agent carries them out one after the other. `done` gets one answer for
   // all: the first failure, or the last success.
   Status shrink(VolumeModel& model, const policy::ShrinkPlan& plan, const std::string& reason, Done done);
+  // Its primary goes to that pool (reconciler_move.cc).
+  Status move(VolumeModel& model, const v1::Pool& pool, uint64_t size, const std::string& reason, Done done);
   Status begin(const std::string& agent, v1::Intent intent, Done done);
 
   // Decides about the volume until there is nothing more to do.
@@ -119,6 +121,8 @@ class Reconciler {
   // Of a segment that has left: its events, before its row goes.
   void note_released(const IntentRow& intent, const v1::Segment& segment, const VolumeModel& after,
                      const v1::Ack& ack);
+  Status take_moved(const IntentRow& intent, const v1::Segment& segment, const VolumeModel& after,
+                    const v1::Ack& ack);
   void note_shrunk(const v1::Intent& intent);
   // Says so in the decision's sentence.
   bool prefers_fold(const VolumeModel& model, policy::Decision& decision) const;

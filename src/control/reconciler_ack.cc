@@ -263,6 +263,7 @@ Status Reconciler::take_segment_success(const IntentRow& intent, const v1::Segme
                 fmt::format("agent {} says segment {} is done, and volume {} does not list it", intent.agent,
                             intent.segment, model->name()));
   }
+  if (intent.kind == "move_primary") return take_moved(intent, *segment, *model, ack);
   if (intent.kind == "grant_shadow") {
     VolumeModel& granted = *fleet_.volume(intent.volume);
     granted.grants_refused = 0;
@@ -339,7 +340,8 @@ void Reconciler::note_failure(const IntentRow& intent, const std::string& why) {
       {"merge_shadow", "merge.refused"},
       {"fold_shadow", "fold.refused"},
       {"drain_segment", "drain.refused"},
-      {"resize_segment", "resize.refused"}};
+      {"resize_segment", "resize.refused"},
+      {"move_primary", "move.refused"}};
   for (const auto& [kind, event] : kOfSegments) {
     if (intent.kind != kind || model == nullptr) continue;
     const v1::Segment* segment = model->segment(intent.segment);

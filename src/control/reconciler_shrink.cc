@@ -104,6 +104,10 @@ Result<policy::ShrinkPlan> Reconciler::plan_shrink(const VolumeModel& model, uin
         fmt::format("a segment of volume {} is being cut already: shrink it further when that is done",
                     model.name()));
   }
+  if (ledger_.about("move_primary", model.id(), "") != nullptr) {
+    return fail(Code::kFailedPrecondition,
+                fmt::format("volume {} is being moved: shrink it when that is done", model.name()));
+  }
   std::sort(view.segments.begin(), view.segments.end(), [](const auto& a, const auto& b) {
     const bool a_first = a.kind == policy::SegmentView::Kind::kPrimary;
     const bool b_first = b.kind == policy::SegmentView::Kind::kPrimary;
@@ -283,7 +287,7 @@ void Reconciler::consider_reclaim(VolumeModel& model) {
   if (model.roomy_since_ms == 0) model.roomy_since_ms = now;
   if (!volume.policy().reclaim() || model.reclaim_backoff.waiting(now)) return;
   for (const char* kind :
-       {"grant_shadow", "merge_shadow", "fold_shadow", "drain_segment", "resize_segment"}) {
+       {"grant_shadow", "merge_shadow", "fold_shadow", "drain_segment", "resize_segment", "move_primary"}) {
     if (ledger_.about(kind, model.id(), "") != nullptr) return;
   }
   const policy::ReclaimDecision decision = decide_reclaim(model);

@@ -44,6 +44,10 @@ class Requests {
   Status drain_segment(const v1::SegmentRequest& request, Done done);
   Status shrink_volume(const v1::ShrinkVolumeRequest& request, v1::ShrinkPlan* plan, Done done);
 
+  // To another pool of its agent; without `wait`, `done` is called when the intent is recorded. A second
+  // request for the same pool waits for the first; kFailedPrecondition while other long work is under way.
+  Status move_volume(const v1::MoveVolumeRequest& request, Done done);
+
   // kInvalidArgument for what cannot be a name, kNotFound for a volume that is not there.
   Result<VolumeModel*> volume(const std::string& name) const;
 
@@ -59,6 +63,9 @@ class Requests {
   // The shadow of that number, unless it leaves in another way than by `kind` already.
   Result<const v1::Segment*> leaving(const VolumeModel& model, uint32_t segment_id,
                                      std::string_view kind) const;
+  // Its primary, unless it cannot go now.
+  Result<const v1::Segment*> movable(const VolumeModel& model) const;
+  void answer_now(const VolumeModel& model, const Done& done) const;
   uint64_t policy_size(const VolumeModel& model, const std::string& pool_name) const;
 
   Reconciler& reconciler_;

@@ -150,6 +150,9 @@ class ScriptedAgent {
     } else if (intent.has_resize_segment()) {
       *ack.mutable_volume() = volumes.at(intent.resize_segment().volume_id());
       cut_segment(*ack.mutable_volume(), pools, intent.resize_segment());
+    } else if (intent.has_move_primary()) {
+      *ack.mutable_volume() =
+          moved(volumes.at(intent.move_primary().volume_id()), pools, intent.move_primary());
     }
     if (ack.has_volume()) volumes[ack.volume().id()] = ack.volume();
   }
@@ -163,12 +166,10 @@ class ScriptedAgent {
     volume.set_pool(action.pool());
     volume.set_redirect(action.redirect());
     volume.set_uri("nbd+unix:///" + action.name());
-    // The primary's UUID is the agent's to choose.
-    add_segment(volume, action.volume_id(), action.pool(), action.primary_size());
+    add_segment(volume, action.volume_id(), action.pool(), action.primary_size());  // any UUID
     return volume;
   }
 
-  // Over an image of the size asked for, whatever is at the path.
   v1::Volume& adopt(const v1::Intent::AdoptDevice& action) {
     v1::Volume& volume = create(action);
     volume.set_base_path(action.device());
@@ -192,7 +193,6 @@ class ScriptedAgent {
     volume.set_capacity(volume.capacity() + segment.capacity());
     pools.at(pool).set_used(pools.at(pool).used() + size);
   }
-
   std::string id_;
   std::map<std::string, v1::Ack> answers_;  // by intent
 };

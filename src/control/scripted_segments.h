@@ -39,4 +39,15 @@ inline void cut_segment(v1::Volume& volume, ScriptedPools& pools, const v1::Inte
   }
 }
 
+inline v1::Volume moved(v1::Volume volume, ScriptedPools& pools, const v1::Intent::MovePrimary& action) {
+  v1::Segment& primary = *volume.mutable_segments(0);
+  pools.at(primary.pool()).set_used(pools.at(primary.pool()).used() - primary.backing());
+  pools.at(action.pool()).set_used(pools.at(action.pool()).used() + action.size());
+  volume.set_pool(action.pool());
+  primary.set_uuid(action.segment_uuid());
+  primary.set_pool(action.pool());
+  primary.set_backing(action.size());
+  return volume;
+}
+
 }  // namespace foreshadow::control

@@ -134,8 +134,10 @@ TEST(Features, AnUnknownOneRefusesTheVolume) {
   super.segments.push_back(
       {SegmentId(0), {}, SegmentRole::kPrimary, SegmentState::kMerged, Pcn(kGranuleClusters), 9});
   super.features = kFeaturesKnown;
+  super.moved_to.bytes[0] = std::byte{1};  // which goes with its feature
   encode_superblock(super, 8192, bytes.span());
   ASSERT_TRUE(decode_superblock(bytes.span(), 8192, super.volume));
+  super.moved_to = {};
   super.features = uint64_t{1} << 40;
   encode_superblock(super, 8192, bytes.span());
   const auto refused = decode_superblock(bytes.span(), 8192, super.volume);

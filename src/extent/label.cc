@@ -109,7 +109,7 @@ void encode_label(const Label& label, uint64_t offset, std::span<std::byte> bloc
 
 Result<Label> decode_label(std::span<const std::byte> block, uint64_t offset) {
   const std::string where = fmt::format("label at offset {}", offset);
-  if (all_zero(block)) return fail(Code::kNotFound, where + " is empty");
+  if (all_zero(block.first(kSizeUnit))) return fail(Code::kNotFound, where + " is empty");
   TRY(check_block(block, kMagic, kCrcAt, where));
   DiskReader in(block);
   in.skip(kMagic.size() + 4);

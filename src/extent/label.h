@@ -87,8 +87,9 @@ Result<BaseArea> make_base_area(const Layout& layout, Geometry geometry, uint64_
 
 // `block` is kMetaBlock long. `offset` is where it lies or will lie.
 void encode_label(const Label& label, uint64_t offset, std::span<std::byte> block);
-// kNotFound for an all-zero block, kCorrupt (naming what) for anything else that is not a label of this
-// offset, kUnsupported for a newer format.
+// kNotFound for a block that begins with a sector of zeros (nothing but the start of one was ever written),
+// kCorrupt (naming what) for anything else that is not a label of this offset, kUnsupported for a newer
+// format.
 Result<Label> decode_label(std::span<const std::byte> block, uint64_t offset);
 
 }  // namespace foreshadow::extent

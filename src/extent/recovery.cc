@@ -7,6 +7,7 @@
 
 #include "base/limits.h"
 #include "base/names.h"
+#include "extent/head.h"
 #include "extent/journal.h"
 #include "extent/table_load.h"
 #include "extent/table_page.h"
@@ -71,20 +72,11 @@ class Recovery {
       }
       if (!label) co_return tl::unexpected(label.error());
       if (!blemish.empty()) out_->blemishes.push_back(blemish);
-      if (label->role == SegmentRole::kPrimary) {
-        if (primary_ != SIZE_MAX) {
-          co_return fail(Code::kCorrupt,
-                         fmt::format("volume {} has two primaries: {} and {}", label->volume.str(),
-                                     labels_[primary_]->segment.str(), label->segment.str()));
-        }
-        primary_ = i;
-      }
+      if (label->role == SegmentRole::kPrimary) candidates_.push_back(i);
       labels_.push_back(std::move(*label));
     }
-    if (primary_ == SIZE_MAX) co_return fail(Code::kNotFound, "none of the segments is a primary");
-    out_->label = *labels_[primary_];
-    auto base = check_base();
-    if (!base) co_return base;
+    if (candidates_.empty()) co_return fail(Code::kNotFound, "none of the segments is a primary");
+    out_->label = *labels_[candidates_.front()];
     for (const auto& label : labels_) {
       if (!label) continue;
       if (label->volume != out_->label.volume || label->geometry != out_->label.geometry) {
@@ -113,21 +105,28 @@ class Recovery {
                     quoted(base->path), out_->label.name, bytes, base->bytes));
   }
 
+  // Of every segment that could be the head: which one it is, and who must be told.
   io::Task<Status> read_super() {
-    const io::Buffer copies(size_t{kSuperCopies} * kSuperBytes);
-    auto read = co_await read_range(primary(), Layout::super_offset(0), copies.span(), "the superblock");
-    if (!read) co_return tl::unexpected(read.error());
-    auto chosen = choose_superblock(copies.span(), out_->label.volume, &out_->highest_super_sequence);
-    if (!chosen) co_return tl::unexpected(chosen.error());
-    out_->stored = std::move(*chosen);
-    out_->super = out_->stored;
-    for (uint32_t i = 0; i < kSuperCopies; ++i) {
-      auto copy = decode_superblock(copies.span().subspan(size_t{i} * kSuperBytes, kSuperBytes),
-                                    Layout::super_offset(i), out_->label.volume);
-      out_->super_copy_good[i] = copy && *copy == out_->stored;
-      if (!copy) out_->blemishes.push_back(copy.error().message);
+    std::vector<HeadArea> areas;
+    for (const size_t i : candidates_) {
+      auto area = co_await read_head_area(*files_[i], labels_[i]->volume, labels_[i]->segment);
+      if (!area) co_return tl::unexpected(area.error());
+      areas.push_back(std::move(*area));
     }
-    co_return Status{};
+    const auto chosen = choose_head(areas);
+    if (!chosen) co_return tl::unexpected(chosen.error());
+    for (size_t i = 0; i < areas.size(); ++i) {
+      out_->highest_super_sequence = std::max(out_->highest_super_sequence, areas[i].highest);
+      if (i != *chosen && needs_mark(areas[i])) out_->to_mark.push_back(candidates_[i]);
+    }
+    HeadArea& head = areas[*chosen];
+    primary_ = candidates_[*chosen];
+    out_->label = *labels_[primary_];
+    out_->stored = std::move(head.super);
+    out_->super = out_->stored;
+    out_->super_copy_good = head.good;
+    for (std::string& blemish : head.blemishes) out_->blemishes.push_back(std::move(blemish));
+    co_return check_base();
   }
 
   io::Task<Status> read_journal() {
@@ -190,7 +189,10 @@ class Recovery {
                                                  row.uuid.str(), out_->label.name));
       }
       const Label& label = *labels_[found];
-      if (label.layout.clusters < row.clusters || label.role != row.role) {
+      // What is, was or is to be the head can be a shadow for a while.
+      const bool fits =
+          label.role == row.role || (label.role == SegmentRole::kPrimary && row.role == SegmentRole::kShadow);
+      if (label.layout.clusters < row.clusters || !fits) {
         return fail(Code::kCorrupt,
                     fmt::format("segment {}: its label allows {} clusters, the volume says {}", row.id.v,
                                 label.layout.clusters, row.clusters));
@@ -543,6 +545,7 @@ class Recovery {
   size_t base_;
   std::unique_ptr<Recovered> out_;
   std::vector<std::optional<Label>> labels_;
+  std::vector<size_t> candidates_;  // for the head, by their labels
   size_t primary_ = SIZE_MAX;
   io::Buffer ring_;
   std::vector<Record> records_;

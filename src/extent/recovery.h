@@ -57,6 +57,7 @@ struct Recovered {
   uint32_t prev_crc = 0;
   std::vector<Delta> deltas;           // what replay changed since the checkpoint
   std::vector<PageRef> unfinished;     // pages to write again in any case
+  std::vector<size_t> to_mark;         // files that must be told who the head is (extent/head.h)
   std::vector<size_t> orphans;         // files that name this volume but are not part of it
   std::vector<std::string> blemishes;  // damaged redundant copies: harmless now, worth a repair
   uint64_t journal_records = 0;

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "extent/checksum_page.h"
+#include "extent/head.h"
 #include "extent/journal.h"
 #include "extent/label.h"
 #include "extent/recovery.h"
@@ -43,11 +44,11 @@ class Repair {
   io::Task<Result<RepairReport>> run() {
     auto labels = co_await labels_step();
     if (!labels) co_return tl::unexpected(labels.error());
-    if (primary_ == SIZE_MAX) {
+    if (candidates_.empty()) {
       out_.refused.emplace_back("no primary can be told from its label: `foreshadow rescue` may know more");
       co_return std::move(out_);
     }
-    auto super = co_await super_step();
+    auto super = co_await head_step();
     if (!super) co_return tl::unexpected(super.error());
     if (!*super) co_return std::move(out_);
     auto journal = co_await journal_step();
@@ -111,17 +112,44 @@ class Repair {
         out_.refused.push_back(fmt::format("both labels of backing {} are damaged", i));
       }
       labels_[i] = good[0] ? good[0] : good[1];
-      if (labels_[i] && labels_[i]->role == SegmentRole::kPrimary) primary_ = i;
+      if (labels_[i] && labels_[i]->role == SegmentRole::kPrimary) candidates_.push_back(i);
     }
     co_return Status{};
   }
 
   // ---- the superblock
 
-  io::Task<Result<bool>> super_step() {
-    const Uuid& volume = labels_[primary_]->volume;
+  // Of every segment that may be the head, and then which one it is.
+  io::Task<Result<bool>> head_step() {
+    std::vector<HeadArea> areas;
+    std::vector<size_t> files;
+    for (const size_t file : candidates_) {
+      if (candidates_.size() > 1) {
+        auto area = co_await read_head_area(*files_[file], labels_[file]->volume, labels_[file]->segment);
+        if (!area) co_return tl::unexpected(area.error());
+        if (area->unfinished) continue;  // it never was
+      }
+      auto good = co_await super_step(file);
+      if (!good) co_return tl::unexpected(good.error());
+      if (!*good) co_return false;
+      HeadArea& area = areas.emplace_back();
+      area.segment = labels_[file]->segment;
+      area.agreed = true;
+      area.super = super_;
+      files.push_back(file);
+    }
+    const auto head = choose_head(areas);
+    if (!head) out_.refused.push_back(head.error().message);
+    if (!head) co_return false;
+    primary_ = files[*head];
+    super_ = areas[*head].super;
+    co_return true;
+  }
+
+  io::Task<Result<bool>> super_step(size_t file) {
+    const Uuid& volume = labels_[file]->volume;
     const io::Buffer copies(size_t{kSuperCopies} * kSuperBytes);
-    const int read = co_await io::read(*files_[primary_], Layout::super_offset(0), copies.span());
+    const int read = co_await io::read(*files_[file], Layout::super_offset(0), copies.span());
     if (read < 0) co_return fail_errno(read, "cannot read the superblock");
     uint64_t highest = 0;
     auto chosen = choose_superblock(copies.span(), volume, &highest);
@@ -143,7 +171,7 @@ class Repair {
     super_ = *chosen;
     std::array<bool, kSuperCopies> good{};
     const io::Buffer on_disk(copies.size());
-    const int again = co_await io::read(*files_[primary_], Layout::super_offset(0), on_disk.span());
+    const int again = co_await io::read(*files_[file], Layout::super_offset(0), on_disk.span());
     if (again < 0) co_return fail_errno(again, "cannot read the superblock");
     for (uint32_t i = 0; i < kSuperCopies; ++i) {
       const auto copy = on_disk.span().subspan(size_t{i} * kSuperBytes, kSuperBytes);
@@ -152,7 +180,7 @@ class Repair {
       if (!good[i]) out_.repaired.push_back(fmt::format("superblock copy {}: from the others", i));
     }
     if (!apply_) co_return true;
-    auto written = co_await repair_superblock(*files_[primary_], super_, good);
+    auto written = co_await repair_superblock(*files_[file], super_, good);
     if (!written) co_return tl::unexpected(written.error());
     co_return true;
   }
@@ -436,6 +464,7 @@ class Repair {
   const size_t base_;
   RepairReport out_;
   std::vector<std::optional<Label>> labels_;
+  std::vector<size_t> candidates_;  // for the head, by their labels
   size_t primary_ = SIZE_MAX;
   Superblock super_;
   io::Buffer ring_;

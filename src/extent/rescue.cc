@@ -45,19 +45,66 @@ class Rebuild {
   }
 
  private:
+  // Without a quorum anywhere, a single good copy tells which segment was the head last; without any, the
+  // newest journal does.
+  io::Task<Result<size_t>> find_head(std::vector<size_t> candidates) {
+    if (candidates.size() == 1) co_return candidates.front();
+    size_t head = SIZE_MAX;
+    for (const size_t i : candidates) {
+      const io::Buffer copy(kSuperBytes);
+      for (uint32_t at = 0; at < kSuperCopies; ++at) {
+        const uint64_t offset = Layout::super_offset(at);
+        const int read = co_await io::read(*files_[i], offset, copy.span());
+        if (read < 0) co_return fail_errno(read, "cannot read the superblock");
+        const auto super = decode_superblock(copy.span(), offset, labels_[i]->volume);
+        if (!super || super->sequence <= seen_) continue;
+        const Uuid now = super->moved_to.is_nil() ? labels_[i]->segment : super->moved_to;
+        const auto named = std::find_if(candidates.begin(), candidates.end(),
+                                        [&](size_t c) { return labels_[c]->segment == now; });
+        if (named == candidates.end())
+          co_return fail(Code::kNotFound, fmt::format("the primary {} is missing", now.str()));
+        seen_ = super->sequence;
+        head = *named;
+      }
+    }
+    if (head != SIZE_MAX) co_return head;
+    Epoch newest;
+    for (const size_t i : candidates) {
+      out_.primary = i;
+      auto ring = co_await read_ring();
+      if (!ring) co_return tl::unexpected(ring.error());
+      for (uint64_t index = 0; index < ring_.size() / kMetaBlock; ++index) {
+        const auto block = decode_block(slot(index), labels_[i]->volume);
+        if (!block || block->header.epoch <= newest) continue;
+        newest = block->header.epoch;
+        head = i;
+      }
+    }
+    if (head == SIZE_MAX) co_return fail(Code::kCorrupt, "nothing tells which segment is the primary");
+    out_.assumptions.push_back(fmt::format("segment {} is taken as the primary: its journal is the newest",
+                                           labels_[head]->segment.str()));
+    co_return head;
+  }
+
   io::Task<Status> read_labels() {
-    size_t primary = SIZE_MAX;
+    std::vector<size_t> candidates;
     for (size_t i = 0; i < files_.size(); ++i) {
       std::string blemish;
       auto label = co_await read_label(*files_[i], &blemish);
       labels_.push_back(label ? std::optional(std::move(*label)) : std::nullopt);
       bases_.emplace_back();
       if (!labels_[i] || labels_[i]->role != SegmentRole::kPrimary) continue;
-      if (primary != SIZE_MAX) co_return fail(Code::kCorrupt, "two of the segments are primaries");
-      primary = i;
+      candidates.push_back(i);
     }
-    if (primary == SIZE_MAX) co_return fail(Code::kNotFound, "none of the segments is a primary");
+    if (candidates.empty()) co_return fail(Code::kNotFound, "none of the segments is a primary");
+    auto found = co_await find_head(candidates);
+    if (!found) co_return tl::unexpected(found.error());
+    const size_t primary = *found;
     out_.primary = primary;
+    out_.head = labels_[primary]->segment;
+    for (const size_t i : candidates) {
+      if (i != primary) out_.to_mark.push_back(i);
+    }
     out_.super.volume = labels_[primary]->volume;
     if (labels_[primary]->layout.checksum_pages > 0) out_.super.features |= kFeatureChecksums;
     if (labels_[primary]->base) out_.super.features |= kFeatureBase;
@@ -241,11 +288,11 @@ class Rebuild {
       if (known) continue;
       SegmentRow row;
       row.uuid = label.segment;
-      row.role = label.role;
+      row.role = i == out_.primary ? SegmentRole::kPrimary : SegmentRole::kShadow;
       row.state = SegmentState::kMerged;
       row.clusters = clusters_in(label.layout, label.geometry, files_[i]->size());
       if (i == out_.primary) {
-        row.pcn_base = Pcn(kGranuleClusters);
+        row.pcn_base = bases_[i].value_or(Pcn(kGranuleClusters));
       } else if (bases_[i]) {
         row.id = SegmentId(next_id++);
         row.pcn_base = *bases_[i];
@@ -277,7 +324,7 @@ class Rebuild {
           fmt::format("the size is taken as {} bytes: the end of what is stored", super.size));
     }
     // Past anything that may have been written before.
-    super.sequence = super.epoch.v + super.checkpoint.v * 2 + 1024;
+    super.sequence = std::max(super.epoch.v + super.checkpoint.v * 2 + 1024, seen_ + 1);
     out_.assumptions.emplace_back("redirect is taken as allocating");
   }
 
@@ -289,6 +336,7 @@ class Rebuild {
   std::vector<DecodedBlock> chain_;
   uint64_t clusters_ = 0;  // past the last one that anything names
   uint64_t grown_ = 0;     // the size of the newest growth that the chain tells of
+  uint64_t seen_ = 0;      // the highest sequence of any superblock copy
   std::optional<Pcn> image_base_;
 };
 

@@ -23,6 +23,8 @@ namespace foreshadow::extent {
 struct Rebuilt {
   Superblock super;
   size_t primary = 0;  // index of its file
+  Uuid head;
+  std::vector<size_t> to_mark;  // files that must be told that it is the head (extent/head.h)
   std::vector<std::string> assumptions;
 };
 

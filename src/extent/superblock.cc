@@ -83,7 +83,9 @@ void encode_superblock(const Superblock& super, uint64_t offset, std::span<std::
   out.u64(super.table_digest);
   out.u32(super.next_segment.v);
   out.u64(super.epoch_start.v);
+  ASSERT(super.moved_to.is_nil() == ((super.features & kFeatureMoved) == 0));
   out.u64(super.features);
+  out.bytes(super.moved_to.bytes);
   out.zeros(kMetaBlock - out.used());
   for (const SegmentRow& row : super.segments) encode_row(row, out);
   out.zeros(bytes.size() - out.used());
@@ -122,6 +124,8 @@ Result<Superblock> decode_superblock(std::span<const std::byte> bytes, uint64_t 
   out.next_segment = SegmentId(in.u32());
   out.epoch_start = BlockSeq(in.u64());
   out.features = in.u64();
+  const auto moved_to = in.bytes(16);
+  std::copy(moved_to.begin(), moved_to.end(), out.moved_to.bytes.begin());
   if (const uint64_t unknown = out.features & ~kFeaturesKnown; unknown != 0) {
     return fail(Code::kUnsupported, fmt::format("{}: unknown feature bits {:#x}", where, unknown));
   }
@@ -130,6 +134,9 @@ Result<Superblock> decode_superblock(std::span<const std::byte> bytes, uint64_t 
       out.size % kSizeUnit != 0 || out.size > limits::kVolumeSizeMax) {
     return fail(Code::kCorrupt, fmt::format("{}: redirect {}, {} segments, size {}, replay from {}", where,
                                             redirect, rows, out.size, out.replay_from.v));
+  }
+  if (out.moved_to.is_nil() != ((out.features & kFeatureMoved) == 0)) {
+    return fail(Code::kCorrupt, fmt::format("{}: it names no other primary, or should not", where));
   }
   out.redirect = static_cast<Redirect>(redirect);
   DiskReader table(bytes.subspan(kMetaBlock));

@@ -25,7 +25,9 @@
 //   88     8     table digest: sum over all written pages of mix(pcn base, page, checkpoint sequence, crc)
 //   96     4     next segment id
 //   100    8     first journal block of this epoch: from there on, blocks of older epochs are nobody's
-//   108    8     incompatible feature bits: an unknown one refuses the volume. 0 squeezed, 1 data checksums
+//   108    8     incompatible feature bits: an unknown one refuses the volume. 0 squeezed, 1 data checksums,
+//                 2 over, 3 moved
+//   116    16    UUID of the segment that is the head now, with feature bit 3; see extent/head.h
 //   4096   64x64 segment rows: id u32, role u8, state u8, zero u16, UUID 16, pcn base u32, clusters u32, zero
 //   32
 #include <cstddef>
@@ -58,7 +60,9 @@ enum class Redirect : uint8_t { kAllocating = 1, kAll = 2 };
 inline constexpr uint64_t kFeatureSqueezed = 1u << 0;   // squeezed clusters may exist
 inline constexpr uint64_t kFeatureChecksums = 1u << 1;  // every segment but a base has a checksum area
 inline constexpr uint64_t kFeatureBase = 1u << 2;       // the volume lies over an image
-inline constexpr uint64_t kFeaturesKnown = kFeatureSqueezed | kFeatureChecksums | kFeatureBase;
+inline constexpr uint64_t kFeatureMoved = 1u << 3;      // this segment is not the head any more
+inline constexpr uint64_t kFeaturesKnown =
+    kFeatureSqueezed | kFeatureChecksums | kFeatureBase | kFeatureMoved;
 
 struct SegmentRow {
   SegmentId id;
@@ -83,6 +87,7 @@ struct Superblock {
   uint64_t table_digest = 0;
   SegmentId next_segment;
   uint64_t features = 0;
+  Uuid moved_to;  // nil in the head; else the segment that is it
   std::vector<SegmentRow> segments;
   bool operator==(const Superblock&) const = default;
 };

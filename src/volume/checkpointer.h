@@ -33,6 +33,8 @@ class Checkpointer {
   io::Task<Status> close();  // no checkpoint ever again; who waits for one is told
   // The next superblock, and every later one, names these feature bits.
   void require(uint64_t features) { required_ |= features; }
+  // Held: this is what is on disk now, in the primary of now.
+  void moved(extent::Superblock super) { super_ = std::move(super); }
   bool running() const { return running_; }
   const extent::Superblock& super() const { return super_; }
 

@@ -318,6 +318,14 @@ void Committer::forget(SegmentId released) {
   std::erase_if(rows_, [&](const extent::SegmentRow& row) { return row.id == released; });
 }
 
+void Committer::begin_ring(Epoch epoch, std::vector<extent::SegmentRow> rows) {
+  ASSERT(blocked_ > 0 && !running_ && replay_from_ == next_block_);
+  epoch_ = epoch;
+  next_block_ = replay_from_ = BlockSeq(1);
+  prev_crc_ = 0;
+  rows_ = std::move(rows);
+}
+
 void Committer::checkpointed(BlockSeq replay_from) {
   replay_from_ = replay_from;
   ring_space_.notify_all();

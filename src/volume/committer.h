@@ -94,7 +94,9 @@ class Committer {
     uint64_t size = 0;
   };
   Frozen freeze();
-  void forget(SegmentId released);          // its row is in no superblock any more
+  void forget(SegmentId released);  // its row is in no superblock any more
+  // Held, and with nothing to replay: history goes on with block 1 of the primary's ring, which is a new one.
+  void begin_ring(Epoch epoch, std::vector<extent::SegmentRow> rows);
   void checkpointed(BlockSeq replay_from);  // ring space before this block is free again
   // Held: no commit writes to the journal until unblock(). For a check of what is on disk.
   io::Task<Status> block();
@@ -149,7 +151,7 @@ class Committer {
   SegmentSet& segments_;
   CommitSink& sink_;
   const Uuid volume_;
-  const Epoch epoch_;
+  Epoch epoch_;
   const CommitTimes times_;
   const uint32_t checkpoint_percent_;
   BlockSeq next_block_;

@@ -50,6 +50,7 @@ class Engine final : public Volume,
   io::Task<Status> resize_segment(Uuid segment, uint64_t bytes) override {
     return evacuator_.resize(segment, bytes);
   }
+  io::Task<Status> replace_primary(SegmentFile next) override { return evacuator_.replace(std::move(next)); }
   JobInfo job() const override { return evacuator_.job(); }
   void stop_jobs() override { evacuator_.stop(); }
   io::Task<Result<SqueezeReport>> squeeze_segment(Uuid segment, SqueezeOptions options) override;
@@ -79,6 +80,7 @@ class Engine final : public Volume,
   friend class Growth;
   friend class ScrubReader;
   friend class Squeezer;
+  io::Task<Status> attach(SegmentFile segment, SegmentRole role, SegmentState state);
   // A request's way in and out (engine.cc).
   IoTask* take_task(block::Request& request);
   void on_piece(Piece& piece, int result);

@@ -33,7 +33,8 @@ struct EngineQueues {
   std::vector<Pcn> taken_;             // scratch of reserve()
   std::vector<extent::Delta> deltas_;  // scratch
   std::vector<std::function<void(Listener&)>> news_;
-  uint32_t checking_ = 0;  // checks that read the segments' files now
+  uint32_t checking_ = 0;     // checks that read the segments' files now
+  bool moving_head_ = false;  // head_move.cc
   bool closing_ = false;
 };
 

@@ -284,8 +284,10 @@ io::Task<Status> Evacuator::resize_now(Uuid uuid, uint64_t bytes) {
 
 Result<uint32_t> Evacuator::clusters_of(const Segment& segment, uint64_t bytes) const {
   const uint32_t clusters = extent::clusters_in(segment.layout, geometry_, bytes);
-  const bool wide =
-      bytes > extent::bytes_for(segment.layout, geometry_, segment.layout.clusters) + geometry_.cluster();
+  // What it has already it can have, though less than a cluster more than its table describes is the rule.
+  const uint64_t most =
+      extent::bytes_for(segment.layout, geometry_, segment.layout.clusters) + geometry_.cluster();
+  const bool wide = bytes > std::max(most, segment.file->size());
   if (clusters != 0 && !wide) return clusters;
   return fail(
       Code::kInvalidArgument,

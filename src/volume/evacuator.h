@@ -37,6 +37,8 @@ class Evacuator {
 
   // Makes the backing larger, durably, and then the segment. For who has the job.
   io::Task<Status> grow_segment(Segment& segment, uint32_t clusters);
+  // As Volume::replace_primary: head_move.cc.
+  io::Task<Status> replace(SegmentFile next);
 
   // `work` runs with nothing else evacuating.
   io::Task<Status> as_job(Job job, io::Task<Status> work);
@@ -54,6 +56,9 @@ class Evacuator {
   io::Task<Status> empty(Segment& segment, uint32_t first, FoldRoom* fold);
   io::Task<Status> resize_backing(Segment& segment, uint64_t bytes);
   io::Task<Status> release(Segment& segment);
+  io::Task<Status> replace_now(SegmentFile next);
+  io::Task<Status> move_head(Segment& from, Segment& to);
+  io::Task<Status> claim(Segment& from, Segment& to);
   io::Task<Status> resize_now(Uuid uuid, uint64_t bytes);
   io::Task<Status> shrink(Segment& segment, uint32_t clusters);
   void set_clusters(Segment& segment, uint32_t clusters);

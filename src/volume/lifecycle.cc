@@ -16,15 +16,22 @@ using extent::SegmentState;
 // attached again; after it the segment is part of the volume. Nothing is placed in it that is not journaled
 // behind its own record.
 io::Task<Status> Engine::attach_shadow(SegmentFile segment) {
+  auto attached = co_await attach(std::move(segment), SegmentRole::kShadow, SegmentState::kWarm);
+  co_return attached;
+}
+
+// Of a backing that was made for `role`.
+io::Task<Status> Engine::attach(SegmentFile segment, SegmentRole role, SegmentState state) {
   if (segments_.find(segment.uuid) == nullptr) {
     std::string blemish;
     auto label = co_await extent::read_label(*segment.file, &blemish);
     if (!label) co_return tl::unexpected(label.error());
-    if (label->volume != id() || label->segment != segment.uuid || label->role != SegmentRole::kShadow ||
+    if (label->volume != id() || label->segment != segment.uuid || label->role != role ||
         label->geometry != geometry_ || label->size > segment.file->size() ||
         (label->layout.checksum_pages > 0) != checksums()) {
-      co_return fail(Code::kInvalidArgument, fmt::format("segment {} was not made as a shadow of volume {}",
-                                                         segment.uuid.str(), name()));
+      co_return fail(Code::kInvalidArgument,
+                     fmt::format("segment {} was not made as a {} of volume {}", segment.uuid.str(),
+                                 role == SegmentRole::kShadow ? "shadow" : "primary", name()));
     }
     if (closing_) co_return fail(Code::kShutdown, fmt::format("volume {} is closing", name()));
     if (committer_.poisoned()) co_return fail(Code::kReadOnly, committer_.poison_reason());
@@ -38,7 +45,7 @@ io::Task<Status> Engine::attach_shadow(SegmentFile segment) {
       fresh->row = {next_segment_,
                     segment.uuid,
                     SegmentRole::kShadow,
-                    SegmentState::kWarm,
+                    state,
                     segments_.next_pcn_base(label->layout.clusters),
                     extent::clusters_in(label->layout, geometry_, segment.file->size())};
       if (fresh->row.pcn_base.v >= extent::kPcnEnd - label->layout.clusters) {
@@ -112,6 +119,7 @@ io::Task<Result<extent::CheckReport>> Engine::check(bool repair) {
   if (!committed) co_return tl::unexpected(committed.error());
   auto commits = co_await committer_.block();
   auto checkpoints = co_await checkpointer_.block();
+  while (moving_head_) co_await check_ended_.wait();
   ++checking_;  // no file goes away meanwhile
   std::vector<io::File*> files;
   size_t base = extent::kNoBase;
@@ -215,7 +223,8 @@ std::vector<SegmentInfo> Engine::segments() const {
     const uint64_t used = segment->allocator.taken();
     out.push_back({row.id, row.uuid, row.role, row.state, uint64_t{row.clusters} * geometry_.cluster(),
                    used * geometry_.cluster(), segment->file->size(),
-                   extent::bytes_for(segment->layout, geometry_, segment->layout.clusters)});
+                   extent::bytes_for(segment->layout, geometry_, segment->layout.clusters),
+                   segment->layout.journal_blocks > 0});
   }
   return out;
 }

@@ -5,17 +5,20 @@
 
 #include "base/limits.h"
 #include "base/names.h"
+#include "extent/head.h"
 #include "extent/label.h"
 #include "volume/engine.h"
 
 namespace foreshadow::volume {
 namespace {
 
-io::Task<Status> write_labels(io::File& file, extent::Label label) {
+// `rest_only`: without its first sector, which makes it a label (extent/label.h).
+io::Task<Status> write_labels(io::File& file, extent::Label label, bool rest_only = false) {
   const io::Buffer block(extent::kMetaBlock);
   for (uint32_t copy = 0; copy < extent::kLabelCopies; ++copy) {
     const uint64_t offset = extent::Layout::label_offset(copy);
     extent::encode_label(label, offset, block.span());
+    if (rest_only) std::ranges::fill(block.first(extent::kSizeUnit), std::byte{0});
     const int written = co_await io::write(file, offset, block.span());
     if (written < 0) co_return fail_errno(written, "cannot write the label");
   }
@@ -58,6 +61,18 @@ uint32_t head_room(const CreateOptions& options, const extent::Layout& layout) {
       std::min<uint64_t>({uint64_t{layout.clusters} * options.head_room, useful, extent::kPcnEnd / 2}));
 }
 
+Result<extent::Layout> primary_layout(uint64_t bytes, const CreateOptions& options) {
+  const uint32_t journal_blocks = options.journal_bytes == 0
+                                      ? extent::default_journal_blocks(bytes)
+                                      : static_cast<uint32_t>(options.journal_bytes / extent::kMetaBlock);
+  const uint64_t base_pages =
+      options.base ? extent::base_table_pages(options.base->bytes, options.geometry) : 0;
+  ASSIGN_OR_RETURN(const extent::Layout bare, extent::make_layout(bytes, options.geometry, journal_blocks, 0,
+                                                                  options.checksums, base_pages));
+  return extent::make_layout(bytes, options.geometry, journal_blocks, head_room(options, bare),
+                             options.checksums, base_pages);
+}
+
 // The base's row comes second, and its range of physical clusters behind all that the primary may grow to.
 void add_base(const extent::BaseArea& base, const extent::Layout& primary, extent::Superblock& super) {
   const auto from = static_cast<uint32_t>(align_up(primary.clusters, extent::kGranuleClusters));
@@ -74,16 +89,7 @@ void add_base(const extent::BaseArea& base, const extent::Layout& primary, exten
 io::Task<Status> Volume::format_primary(io::File& file, const CreateOptions& options, Uuid segment) {
   auto checked = check_create(options);
   if (!checked) co_return checked;
-  const uint32_t journal_blocks = options.journal_bytes == 0
-                                      ? extent::default_journal_blocks(file.size())
-                                      : static_cast<uint32_t>(options.journal_bytes / extent::kMetaBlock);
-  const uint64_t base_pages =
-      options.base ? extent::base_table_pages(options.base->bytes, options.geometry) : 0;
-  auto layout =
-      extent::make_layout(file.size(), options.geometry, journal_blocks, 0, options.checksums, base_pages);
-  if (!layout) co_return tl::unexpected(layout.error());
-  layout = extent::make_layout(file.size(), options.geometry, journal_blocks, head_room(options, *layout),
-                               options.checksums, base_pages);
+  auto layout = primary_layout(file.size(), options);
   if (!layout) co_return tl::unexpected(layout.error());
   extent::Superblock super;
   super.volume = options.id;
@@ -140,6 +146,22 @@ io::Task<Status> Volume::format_shadow(io::File& file, Uuid volume, Uuid segment
   co_return labelled;
 }
 
+// Crash points: until the volume attaches it, it is in no table, and its superblock area is zeros. The volume
+// is served already, so a label that is torn must not keep it from being opened: all but the first sectors
+// are durable before those.
+io::Task<Status> Volume::format_next_primary(io::File& file, const CreateOptions& options, Uuid segment) {
+  auto checked = check_create(options);
+  if (!checked) co_return checked;
+  const auto layout = primary_layout(file.size(), options);
+  if (!layout) co_return tl::unexpected(layout.error());
+  const extent::Label label{options.id,  segment, SegmentRole::kPrimary, options.geometry,
+                            file.size(), *layout, options.name,          options.size};
+  auto prepared = co_await write_labels(file, label, true);
+  if (!prepared) co_return prepared;
+  auto labelled = co_await write_labels(file, label);
+  co_return labelled;
+}
+
 // Crash points: the repair makes damaged copies equal to the quorum and touches no good one; then the new
 // epoch is written by the superblock's own rule. Either superblock, old or new, replays the same journal.
 // Nothing is served before the new epoch is durable.
@@ -166,6 +188,12 @@ io::Task<Result<Volume::Opened>> Volume::open(io::Executor& executor, std::vecto
   io::File& primary = *segments[state.segments.front().file].file;
   auto repaired = co_await extent::repair_superblock(primary, state.stored, state.super_copy_good);
   if (!repaired) co_return tl::unexpected(repaired.error());
+  // A crash has cut the change of the primary in two: head_move.cc.
+  const extent::Superblock mark = extent::make_mark(state.stored, segments[state.segments.front().file].uuid);
+  for (const size_t other : state.to_mark) {
+    auto marked = co_await extent::write_superblock(*segments[other].file, mark);
+    if (!marked) co_return tl::unexpected(marked.error());
+  }
   state.super.epoch = state.super.epoch.next();
   state.super.epoch_start = state.next_block;
   state.super.sequence = std::max(state.super.sequence, state.highest_super_sequence) + 1;

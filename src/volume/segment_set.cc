@@ -37,6 +37,10 @@ std::unique_ptr<Segment> SegmentSet::remove(Segment& segment) {
   return std::move(slots_[segment.index]);
 }
 
+void SegmentSet::make_primary(Segment& segment) {
+  std::iter_swap(all_.begin(), std::find(all_.begin(), all_.end(), &segment));
+}
+
 Pcn SegmentSet::next_pcn_base(uint32_t clusters) const {
   const auto wanted = static_cast<uint32_t>(div_up(clusters, extent::kGranuleClusters));
   uint32_t run = 0;

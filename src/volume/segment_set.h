@@ -53,6 +53,8 @@ class SegmentSet {
     return *by_granule_[granule];
   }
   Segment& primary() { return *all_.front(); }
+  // Its rows, and that of the primary so far, say so already.
+  void make_primary(Segment& segment);
   Segment* find(const Uuid& uuid) const;
   const std::vector<Segment*>& all() const { return all_; }
   Segment& at(uint32_t index) const { return *slots_[index]; }

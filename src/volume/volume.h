@@ -44,6 +44,7 @@ struct SegmentInfo {
   uint64_t used = 0;         // bytes of allocated clusters
   uint64_t backing = 0;      // bytes of its backing, metadata included
   uint64_t backing_max = 0;  // the largest that resize_segment() can make it
+  bool has_journal = false;  // made to be the primary: it is, was, or is to be
 };
 
 struct Usage {
@@ -86,7 +87,7 @@ class Listener {
 };
 
 // The background work that changes where clusters lie; one at a time.
-enum class JobKind : uint8_t { kNone, kFold, kDrain, kResize, kSqueeze };
+enum class JobKind : uint8_t { kNone, kFold, kDrain, kResize, kSqueeze, kMove };
 struct JobInfo {
   JobKind kind = JobKind::kNone;
   Uuid segment;
@@ -106,11 +107,12 @@ class Volume : public block::BlockDevice {
   // repeat.
   static io::Task<Status> format_shadow(io::File& file, Uuid volume, Uuid segment, extent::Geometry geometry,
                                         bool checksums);
+  // As format_shadow(), of a segment that can become the primary of the volume that `options` tell of.
+  static io::Task<Status> format_next_primary(io::File& file, const CreateOptions& options, Uuid segment);
 
   struct Opened {
     std::unique_ptr<Volume> volume;
-    std::vector<Uuid>
-        orphans;  // backings that name this volume but were never attached to it: safe to remove
+    std::vector<Uuid> orphans;  // backings that name this volume and were never attached: safe to remove
   };
   // Recovers and takes a new epoch. `segments` are all backings that name the volume, in any order. kCorrupt
   // names block and reason; kNotFound a segment that the volume has and `segments` has not. Nothing but the
@@ -146,6 +148,10 @@ class Volume : public block::BlockDevice {
   // kNoSpace: the others have no room, and the segment stays. kNotFound: it is gone already.
   virtual io::Task<Status> fold_shadow(Uuid segment, uint64_t primary_bytes) = 0;
   virtual io::Task<Status> drain_segment(Uuid segment) = 0;
+  // Makes `next`, from format_next_primary() (or a null file, once attached), the primary; the one so far is
+  // then draining, for drain_segment(). kNoSpace: what it holds would find no room; kFailedPrecondition: the
+  // volume lies over an image. A repeat succeeds.
+  virtual io::Task<Status> replace_primary(SegmentFile next) = 0;
   // Makes the backing of a segment larger, up to what its label allows, or smaller, after moving what lies
   // past the new end.
   virtual io::Task<Status> resize_segment(Uuid segment, uint64_t bytes) = 0;
