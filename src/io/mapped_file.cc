@@ -14,6 +14,8 @@
 namespace foreshadow::io {
 namespace {
 
+constexpr size_t kWithoutFetching = 2048;
+
 // Where the running copy of this thread goes on if its memory is gone.
 thread_local sigjmp_buf* escape = nullptr;
 struct sigaction handler_before;
@@ -32,6 +34,18 @@ bool install_handler() {
   return ::sigaction(SIGBUS, &action, &handler_before) == 0;
 }
 
+// As std::memcpy. A page that is written as a whole is hardly ever in a cache: the string instruction does
+// not fetch what it is about to overwrite, and takes 0.25 us for 4 KiB where the vector loop takes 0.4.
+void copy(std::byte* to, const std::byte* from, size_t bytes) {
+#if defined(__x86_64__)
+  if (bytes >= kWithoutFetching) {
+    asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(bytes) : : "memory");
+    return;
+  }
+#endif
+  std::memcpy(to, from, bytes);
+}
+
 // Nothing in here has a destructor that a jump could pass over.
 bool guarded_copy(std::byte* to, const std::byte* from, size_t bytes) {
   sigjmp_buf here;
@@ -41,7 +55,7 @@ bool guarded_copy(std::byte* to, const std::byte* from, size_t bytes) {
   }
   escape = &here;
   std::atomic_signal_fence(std::memory_order_seq_cst);
-  std::memcpy(to, from, bytes);
+  copy(to, from, bytes);
   std::atomic_signal_fence(std::memory_order_seq_cst);
   escape = nullptr;
   return true;
