@@ -26,7 +26,7 @@ void Worker::add(std::function<void()> job) {
 
 void Worker::work() {
   set_time_slice(Nanos::zero());  // not as short as that of the loop that has started it
-  be_nicer(nicer_);
+  if (nicer_ > 0) be_nicer(nicer_);
   std::unique_lock lock(mutex_);
   for (;;) {
     changed_.wait(lock, [this] { return ending_ || !jobs_.empty(); });

@@ -13,8 +13,9 @@ namespace foreshadow::io {
 // none is left.
 class Worker {
  public:
-  // The thread gives way to the one that makes the worker by so much niceness.
-  explicit Worker(int nicer = 5) : nicer_(nicer) {}
+  // The thread gives way to others by so much niceness. None for what somebody waits for: a shadow that is
+  // being granted must not stand behind whatever else the machine does.
+  explicit Worker(int nicer = 0) : nicer_(nicer) {}
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
   ~Worker();
