@@ -47,8 +47,9 @@ def kill_during(sandbox, command, arguments, prepare=lambda volume: None, merged
     print(f"FORESHADOW_SEED={SEED}", flush=True)
     chance = random.Random(SEED)
     control, agent = pair(sandbox)
-    # Where shadows are released, policy backs all of the volume and no more: the primary has room to grow.
-    small = {"size": "256MiB", "pool_size": "512MiB"} if merged == 0 else {}
+    # Where shadows are released, policy backs all of the volume and no more: the primary has room to grow,
+    # and the pool as well, even if every round leaves what prepare() has granted.
+    small = {"size": "256MiB", "pool_size": f"{512 + 32 * ITERATIONS}MiB"} if merged == 0 else {}
     volume = agent.small_volume(shadows=3, **small)
     ledger = stamps.Ledger(REGION // stamps.SECTOR)
     known = set()
