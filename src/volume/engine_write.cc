@@ -246,6 +246,7 @@ ClusterPlan Engine::plan_cluster(const IoTask& task, Lcn lcn, bool may_move) {
   } else {
     choose_target(plan, mapping, may_move);
   }
+  plan.elsewhere = plan.placed & mapping.mask();
   return plan;
 }
 
@@ -340,7 +341,9 @@ void Engine::write_done(IoTask& task) {
   next_unmap_step(task);
 }
 
-// The data of `plan` is down: its bits now lie with its target.
+// The data of `plan` is down: its bits now lie with its target, but for those that another write has found
+// another place for meanwhile. That write was there at the same time as this one, and counts as the later:
+// behind it there may be an older one at the target, which must not come back.
 void Engine::place(const ClusterPlan& plan) {
   const Mapping before = map_.get(plan.lcn);
   Mapping after = before;
@@ -348,8 +351,9 @@ void Engine::place(const ClusterPlan& plan) {
   const bool into_a = after.a == plan.target;
   uint16_t& gaining = into_a ? after.mask_a : after.mask_b;
   uint16_t& losing = into_a ? after.mask_b : after.mask_a;
-  gaining |= plan.placed;
-  losing &= static_cast<uint16_t>(~plan.placed);
+  const auto wins = static_cast<uint16_t>(plan.placed & ~(losing & ~plan.elsewhere));
+  gaining |= wins;
+  losing &= static_cast<uint16_t>(~wins);
   const Pcn loser = into_a ? after.b : after.a;
   const bool emptied = loser.v != 0 && losing == 0 && (into_a ? before.mask_b : before.mask_a) != 0;
   const bool leaves_container = emptied && loser == before.container();
