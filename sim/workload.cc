@@ -235,9 +235,7 @@ void Workload::judge(Slot& slot, Code code) {
         if (auto wrong = oracle.check_recovered(slot.offset, slot.data)) world_.violate(*wrong);
         return;
       }
-      if (ok) {
-        if (auto wrong = oracle.check_read(slot.ticket, slot.offset, slot.data)) world_.violate(*wrong);
-      }
+      if (ok) check_read(slot);
       return oracle.end_read(slot.ticket);
     case block::OpKind::kFlush:
       if (!ok) return;
@@ -250,6 +248,8 @@ void Workload::judge(Slot& slot, Code code) {
       if (ok && slot.fua && slot.after_failed_sync)
         world_.violate("a FUA request was acknowledged after a sync had failed");
       oracle.end(slot.op, ok, slot.fua);
+      if (!ok && world_.damage && world_.damage->touches(slot.offset, slot.length))
+        world_.damage->known = false;
       // Only if nothing that ran beside it can have made a hole.
       if (ok && slot.no_hole && in_flight_ == 0 && last_change_ < slot.since) check_holes(slot);
       if (slot.kind != block::OpKind::kWrite) last_change_ = world_.scheduler.now();

@@ -78,6 +78,9 @@ class Workload {
   uint64_t room_now() const;
   void note_room();
   void check_holes(const Slot& slot);
+  void check_read(const Slot& slot);
+  // Reads of the rotten sub-block must be refused: no write of it has failed or is under way.
+  bool damage_is_known() const;
 
   void control_began(const char* what);
   // Whether the answer counts: not after a crash. Judges `status`.

@@ -66,6 +66,28 @@ void Workload::judge_error(Slot& slot, Code code) {
                              slot.length / kSector, name_of(code)));
 }
 
+// All of what was read, but for a rotten sub-block of which nothing is known.
+void Workload::check_read(const Slot& slot) {
+  const auto check = [&](uint64_t from, uint64_t to) {
+    if (from >= to) return;
+    const auto bytes = slot.data.subspan(from - slot.offset, to - from);
+    if (auto wrong = world_.oracle.check_read(slot.ticket, from, bytes)) world_.violate(*wrong);
+  };
+  const uint64_t end = slot.offset + slot.length;
+  if (!world_.damage || !world_.damage->touches(slot.offset, slot.length) || damage_is_known())
+    return check(slot.offset, end);
+  check(slot.offset, world_.damage->offset);
+  check(world_.damage->offset + world_.damage->length, end);
+}
+
+bool Workload::damage_is_known() const {
+  const World::Damage& damage = *world_.damage;
+  return damage.known && std::none_of(slots_.begin(), slots_.end(), [&](const auto& slot) {
+           return slot->busy && slot->kind != block::OpKind::kRead && slot->kind != block::OpKind::kFlush &&
+                  damage.touches(slot->offset, slot->length);
+         });
+}
+
 // A hole reads as zero; a range zeroed with no_hole has none.
 void Workload::check_holes(const Slot& slot) {
   uint64_t at = slot.offset;

@@ -63,10 +63,15 @@ struct World {
   uint64_t squeezed = 0;  // clusters, by passes that came to their end
   uint64_t hash = 0x9e3779b97f4a7c15ull;
   bool rotten = false;  // a bit of some metadata is flipped in this life
-  // Of the volume, with checksums: a sub-block whose data is rotten. Whoever reads it must be told so.
+  // Of the volume, with checksums: a sub-block whose data is rotten. Whoever reads it must be told so, unless
+  // a write of it has failed: then nothing is known of it any more.
   struct Damage {
     uint64_t offset = 0, length = 0;
     const Disk* disk = nullptr;  // where it is stored
+    bool known = true;
+    bool touches(uint64_t from, uint64_t bytes) const {
+      return from < offset + length && offset < from + bytes;
+    }
   };
   std::optional<Damage> damage;
   uint64_t data_faults = 0;  // rotten sub-blocks, phantom and misdirected writes of data
@@ -134,8 +139,7 @@ struct World {
   }
   // A request for that range may be refused because the data is not what was written.
   bool may_be_corrupt(uint64_t offset, uint64_t length) {
-    if (damage && offset < damage->offset + damage->length && damage->offset < offset + length) return true;
-    return misled();
+    return (damage && damage->touches(offset, length)) || misled();
   }
   // Whether data went nowhere, or elsewhere, in this life.
   bool misled() {

@@ -85,7 +85,7 @@ Engine::Engine(io::Executor& executor, std::unique_ptr<extent::Recovered> recove
                      stats_.freed_bytes += geometry_.cluster();
                      if (!held_.empty()) committer_.request();
                    }}),
-      unpacker_(executor, segments_, geometry_,
+      unpacker_(executor, segments_, geometry_, checksums_,
                 [this](std::string what) {
                   ++stats_.damaged_reads;
                   tell([what = std::move(what)](Listener& listener) { listener.on_damaged(what); });

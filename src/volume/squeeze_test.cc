@@ -51,6 +51,19 @@ struct SqueezeRig : Rig {
     const auto from = model.begin() + static_cast<ptrdiff_t>(offset);
     return read(offset, bytes) == std::vector<uint8_t>(from, from + static_cast<ptrdiff_t>(bytes));
   }
+  std::string backing() { return directory() + "/" + pool().list()->front() + ".seg"; }
+  // Where in the only backing the header of the zstd blob of cluster 1 is, wherever its container is.
+  uint64_t blob_of_cluster_1() {
+    std::ifstream in(backing(), std::ios::binary);
+    std::vector<char> slot(4096);
+    uint64_t blob = 0;
+    for (uint64_t at = 0; in.read(slot.data(), 4096); at += 4096) {
+      const bool found = slot[4] == 1 && slot[5] == 0 && slot[6] == 0 && slot[7] == 0 && slot[12] == 2 &&
+                         slot[13] == 0 && slot[10] == 0 && slot[9] != 0;
+      if (found) blob = at;
+    }
+    return blob;
+  }
   Uuid primary() { return volume().segments()[0].uuid; }
   SqueezeReport squeeze(SqueezeOptions how = kZstd) {
     auto report = wait(volume().squeeze_segment(primary(), how));
@@ -390,20 +403,10 @@ TEST(Squeeze, ADamagedBlobIsAnErrorOfItsClusterAlone) {
   rig.put_mixed(0, 3 * kCluster, 4);
   ASSERT_EQ(rig.squeeze().containers, 1u);
   rig.close();
-  const std::string path = rig.directory() + "/" + rig.pool().list()->front() + ".seg";
-  uint64_t blob = 0;
-  {  // the header of the blob of cluster 1, codec zstd, wherever its container is
-    std::ifstream in(path, std::ios::binary);
-    std::vector<char> slot(4096);
-    for (uint64_t at = 0; in.read(slot.data(), 4096); at += 4096) {
-      const bool found = slot[4] == 1 && slot[5] == 0 && slot[6] == 0 && slot[7] == 0 && slot[12] == 2 &&
-                         slot[13] == 0 && slot[10] == 0 && slot[9] != 0;
-      if (found) blob = at;
-    }
-  }
+  const uint64_t blob = rig.blob_of_cluster_1();
   ASSERT_GT(blob, 0u);
   {
-    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    std::fstream file(rig.backing(), std::ios::in | std::ios::out | std::ios::binary);
     file.seekp(static_cast<std::streamoff>(blob + 5000));
     file.put('x');
     file.put('y');
@@ -423,6 +426,34 @@ TEST(Squeeze, ADamagedBlobIsAnErrorOfItsClusterAlone) {
   ASSERT_FALSE(told.damaged.empty());
   EXPECT_NE(told.damaged[0].find("cluster 1 is damaged"), std::string::npos) << told.damaged[0];
   rig.volume().set_listener(nullptr);
+}
+
+// As a lost write of a container leaves it, where the one before had a blob of that cluster in these slots.
+TEST(Squeeze, AnOlderBlobOfTheSameClusterIsNotTakenForItsOwn) {
+  SqueezeRig rig;
+  rig.create(kGiB / 16, 32 * kMiB, Redirect::kAllocating, true);
+  rig.put_mixed(0, 3 * kCluster, 4);
+  ASSERT_EQ(rig.squeeze().containers, 1u);
+  rig.clear(OpKind::kTrim, 2 * kCluster, kCluster);
+  const uint64_t blob = rig.blob_of_cluster_1();
+  ASSERT_GT(blob, 0u);
+  const extent::Geometry geometry;
+  BlobWriter writer(geometry);
+  std::vector<std::byte> older(kCluster);
+  const std::vector<uint8_t> data = mixed(rig.seeded, kCluster, 4);
+  ASSERT_EQ(writer.encode(Lcn(1), std::as_bytes(std::span(data)), kZstd.how, older), 5u);
+  {
+    std::fstream file(rig.backing(), std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(static_cast<std::streamoff>(blob));
+    file.write(static_cast<const char*>(static_cast<const void*>(older.data())), 5 * 4096);
+  }
+  EXPECT_EQ(rig.plain(OpKind::kRead, kCluster, 4096), Code::kCorrupt);
+  EXPECT_EQ(rig.volume().stats().damaged_reads, 1u);
+  EXPECT_TRUE(rig.agrees(0, kCluster));
+  rig.clear(OpKind::kTrim, 0, kCluster);
+  const SqueezeReport again = rig.squeeze();  // the last of its container is packed anew, but not this one
+  EXPECT_EQ(again.repacked, 0u);
+  EXPECT_EQ(rig.plain(OpKind::kRead, kCluster, 4096), Code::kCorrupt);
 }
 
 TEST(Squeeze, OnlySealedAndMergedSegmentsAreAndTheVolumeSaysSo) {

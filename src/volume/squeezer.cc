@@ -153,39 +153,36 @@ Squeezer::Transfer& Squeezer::next_transfer() {
   return *transfers_[transfers_used_++];
 }
 
+uint64_t Squeezer::place_of(const Cargo& cargo) const {
+  const uint64_t at = engine_.segments_.of(cargo.source).data_offset(cargo.source, engine_.geometry_);
+  return cargo.from.is_raw() ? at : at + uint64_t{cargo.from.slot()} * engine_.geometry_.sub_block();
+}
+
+std::span<std::byte> Squeezer::memory_of(size_t index) const {
+  const Cargo& cargo = fresh_[index];
+  if (cargo.from.is_raw()) return raw_[index].first(engine_.geometry_.cluster());
+  return cargo.blob.first(size_t{cargo.from.count()} * engine_.geometry_.sub_block());
+}
+
 // What cannot be read stays as it is: whoever reads it will be told.
 io::Task<Status> Squeezer::load() {
-  const extent::Geometry geometry = engine_.geometry_;
   raw_.resize(std::max(raw_.size(), fresh_.size()));
   transfers_used_ = 0;
   for (size_t i = 0; i < fresh_.size(); ++i) {
     Cargo& cargo = fresh_[i];
-    Segment& segment = engine_.segments_.of(cargo.source);
-    uint64_t at = segment.data_offset(cargo.source, geometry);
-    if (cargo.from.is_raw()) {
-      if (raw_[i].size() == 0) raw_[i] = io::Buffer(geometry.cluster());
-      segment.file->read(next_transfer(), at, raw_[i].first(geometry.cluster()));
-    } else {
-      const size_t bytes = size_t{cargo.from.count()} * geometry.sub_block();
-      at += uint64_t{cargo.from.slot()} * geometry.sub_block();
-      cargo.blob = io::Buffer(bytes);
-      segment.file->read(next_transfer(), at, cargo.blob.first(bytes));
-    }
+    io::Buffer& memory = cargo.from.is_raw() ? raw_[i] : cargo.blob;
+    if (memory.size() == 0) memory = io::Buffer(engine_.geometry_.cluster());
+    engine_.segments_.of(cargo.source).file->read(next_transfer(), place_of(cargo), memory_of(i));
   }
   co_await AwaitTransfers{*this};
   for (size_t i = 0; i < fresh_.size(); ++i) {
     Cargo& cargo = fresh_[i];
+    const Segment& segment = engine_.segments_.of(cargo.source);
     bool good = transfers_[i]->outcome >= 0 && is_true(cargo);
-    if (good && cargo.from.is_raw()) {
-      // A blob's checksum would make corrupt data look good.
-      const Segment& segment = engine_.segments_.of(cargo.source);
-      good = !engine_.checksums_.verify(segment, segment.data_offset(cargo.source, geometry),
-                                        raw_[i].first(geometry.cluster()));
-    }
-    if (good && !cargo.from.is_raw()) {
-      const size_t bytes = size_t{cargo.from.count()} * geometry.sub_block();
-      good = BlobReader::verify(cargo.lcn, cargo.from, cargo.blob.first(bytes)).has_value();
-    }
+    // The checksum of what is written next would make bad data look good.
+    good = good && !engine_.checksums_.verify(segment, place_of(cargo), memory_of(i));
+    if (good && !cargo.from.is_raw())
+      good = BlobReader::verify(cargo.lcn, cargo.from, memory_of(i)).has_value();
     if (!good) cargo.to = extent::Pack{};
     cargo.given_up = !good;
   }

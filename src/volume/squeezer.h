@@ -103,6 +103,8 @@ class Squeezer {
   // Reading and compressing.
   void gather(const Uuid& segment);  // from cursor_ on, at most one turn's worth of looking
   bool take(const Segment& segment, Lcn lcn);
+  uint64_t place_of(const Cargo& cargo) const;        // in the file of its segment
+  std::span<std::byte> memory_of(size_t index) const;  // of fresh_, what it is read into
   io::Task<Status> load();
   io::Task<Status> compress();
   void compress_one(size_t index);  // on the worker thread

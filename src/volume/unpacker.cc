@@ -12,10 +12,11 @@
 namespace foreshadow::volume {
 
 Unpacker::Unpacker(io::Executor& executor, SegmentSet& segments, extent::Geometry geometry,
-                   std::function<void(std::string)> on_damaged)
+                   const Checksums& checksums, std::function<void(std::string)> on_damaged)
     : executor_(executor),
       segments_(segments),
       geometry_(geometry),
+      checksums_(checksums),
       on_damaged_(std::move(on_damaged)),
       here_(geometry),
       aside_(geometry) {}
@@ -92,15 +93,25 @@ void Unpacker::start_next() {
     const size_t bytes = size_t{fetch->pack.count()} * geometry_.sub_block();
     if (fetch->blob.size() < bytes) fetch->blob = io::Buffer(geometry_.cluster());
     if (fetch->cluster.size() == 0) fetch->cluster = io::Buffer(geometry_.cluster());
-    Segment& segment = segments_.of(fetch->container);
-    const uint64_t at = segment.data_offset(fetch->container, geometry_) +
-                        uint64_t{fetch->pack.slot()} * geometry_.sub_block();
-    segment.file->read(*fetch, at, fetch->blob.first(bytes));
+    segments_.of(fetch->container).file->read(*fetch, place_of(*fetch), fetch->blob.first(bytes));
   }
+}
+
+uint64_t Unpacker::place_of(const Fetch& fetch) const {
+  return segments_.of(fetch.container).data_offset(fetch.container, geometry_) +
+         uint64_t{fetch.pack.slot()} * geometry_.sub_block();
+}
+
+std::span<const std::byte> Unpacker::blob_of(const Fetch& fetch) const {
+  return fetch.blob.first(size_t{fetch.pack.count()} * geometry_.sub_block());
 }
 
 void Unpacker::on_read(Fetch& fetch, int result) {
   if (result < 0) return finish(fetch, Code::kIo);
+  if (checksums_.verify(segments_.of(fetch.container), place_of(fetch), blob_of(fetch))) {
+    fetch.decoded = fail(Code::kCorrupt, "it is not what was written there");
+    return on_decoded(fetch);
+  }
   if (fetch.aside) {
     return executor_.offload([this, &fetch] { decode(fetch, aside_); },
                              [this, &fetch] { on_decoded(fetch); });
@@ -110,8 +121,8 @@ void Unpacker::on_read(Fetch& fetch, int result) {
 }
 
 void Unpacker::decode(Fetch& fetch, BlobReader& reader) {
-  const auto blob = fetch.blob.first(size_t{fetch.pack.count()} * geometry_.sub_block());
-  fetch.decoded = reader.decode(fetch.lcn, fetch.pack, blob, fetch.cluster.first(geometry_.cluster()));
+  fetch.decoded =
+      reader.decode(fetch.lcn, fetch.pack, blob_of(fetch), fetch.cluster.first(geometry_.cluster()));
 }
 
 void Unpacker::on_decoded(Fetch& fetch) {

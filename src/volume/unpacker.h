@@ -14,6 +14,7 @@
 #include "extent/pack.h"
 #include "io/buffer.h"
 #include "io/executor.h"
+#include "volume/checksums.h"
 #include "volume/segment_set.h"
 #include "volume/squeeze_codec.h"
 
@@ -39,11 +40,15 @@ struct Unpack {
 //
 // A container never changes while it is one, so what is kept stays true until its cluster is given to
 // somebody else: forget() then. Whoever reads one must keep it from being given away, as for any other place.
+//
+// A blob's own checksum says that it is a blob of that cluster, not that it is the last one written there:
+// where a container's write was lost, an older one may lie in its place, with a blob of the same cluster in
+// the same slots. So what is known of the place (volume/checksums.h) is asked as well.
 class Unpacker {
  public:
   // `on_damaged` is told what is wrong with a blob, and whose it is.
   Unpacker(io::Executor& executor, SegmentSet& segments, extent::Geometry geometry,
-           std::function<void(std::string)> on_damaged);
+           const Checksums& checksums, std::function<void(std::string)> on_damaged);
   ~Unpacker();  // asserted: nothing is under way
 
   // True: it was at hand, and `part.into` is filled. False: part.done will be called; kIo if the blob cannot
@@ -73,9 +78,11 @@ class Unpacker {
   Kept* find_kept(Pcn container, uint32_t slot);
   Fetch* find_fetch(const Unpack& part);
   Fetch& idle_fetch();
+  std::span<const std::byte> blob_of(const Fetch& fetch) const;
   void decode(Fetch& fetch, BlobReader& reader);
   void on_decoded(Fetch& fetch);
   void start_next();
+  uint64_t place_of(const Fetch& fetch) const;
   void on_read(Fetch& fetch, int result);
   void finish(Fetch& fetch, Code code);
   void keep(Fetch& fetch);
@@ -83,6 +90,7 @@ class Unpacker {
   io::Executor& executor_;
   SegmentSet& segments_;
   const extent::Geometry geometry_;
+  const Checksums& checksums_;
   const std::function<void(std::string)> on_damaged_;
   BlobReader here_;   // on the executor
   BlobReader aside_;  // on the worker
