@@ -10,11 +10,13 @@
 #include <cstring>
 
 #include "base/assert.h"
+#include "base/types.h"
 
 namespace foreshadow::io {
 namespace {
 
 constexpr size_t kWithoutFetching = 2048;
+constexpr uint64_t kFaultAround = 64 * kKiB;  // what the kernel maps with a page that is read first
 
 // Where the running copy of this thread goes on if its memory is gone.
 thread_local sigjmp_buf* escape = nullptr;
@@ -76,6 +78,7 @@ MappedFile::MappedFile(int fd, uint64_t size, bool writable) {
   if (data == MAP_FAILED) return;
   data_ = static_cast<std::byte*>(data);
   size_ = size;
+  touched_.resize(div_up(size, kFaultAround));
 }
 
 void MappedFile::extend(int fd, uint64_t size) {
@@ -85,6 +88,7 @@ void MappedFile::extend(int fd, uint64_t size) {
   if (data == MAP_FAILED) return;
   data_ = static_cast<std::byte*>(data);
   size_ = size;
+  touched_.resize(div_up(size, kFaultAround));
 }
 
 MappedFile::~MappedFile() {
@@ -99,9 +103,12 @@ bool MappedFile::read(uint64_t offset, std::span<std::byte> into) const {
 bool MappedFile::write(uint64_t offset, std::span<const std::byte> from) {
   ASSERT(covers(offset, from.size()));
   // A page that is read first is mapped together with its neighbours, for writing as well; a write would take
-  // a fault for each.
-  std::byte first;
-  if (!guarded_copy(&first, data_ + offset, 1)) return false;
+  // a fault for each. Once is enough: each time would fetch a line that is about to be overwritten.
+  if (const uint64_t around = offset / kFaultAround; !touched_[around]) {
+    std::byte first;
+    if (!guarded_copy(&first, data_ + offset, 1)) return false;
+    touched_[around] = true;
+  }
   return guarded_copy(data_ + offset, from.data(), from.size());
 }
 
