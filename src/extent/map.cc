@@ -22,32 +22,50 @@ Map::Leaf& Map::leaf_for_write(Slot& slot) {
   slot.leaf = std::make_unique<Leaf>();
   ++leaves_;
   if (slot.linear != 0) {
-    for (uint32_t i = 0; i < kLeafEntries; ++i) slot.leaf->entries[i] = {slot.linear + i, kFullMask, Pack{}};
+    for (uint32_t i = 0; i < kLeafEntries; ++i) slot.leaf->entries[i] = {slot.linear + i, kFullMask};
     slot.full = slot.used = kLeafEntries;
     slot.linear = 0;
   }
   return *slot.leaf;
 }
 
-void Map::store(Entry& entry, const Mapping& mapping) {
+// The packs come with the first that is none of a raw place, and go with the last.
+void Map::set_pack(Slot& slot, uint32_t index, Pack pack) {
+  if (pack == pack_of(slot, index)) return;
+  std::unique_ptr<Packs>& packs = slot.leaf->packs;
+  if (slot.packed == 0) {
+    packs = std::make_unique<Packs>();
+    ++with_packs_;
+  }
+  slot.packed += (*packs)[index].is_raw() ? 1 : 0;
+  slot.packed -= pack.is_raw() ? 1 : 0;
+  (*packs)[index] = pack;
+  if (slot.packed > 0) return;
+  packs.reset();
+  --with_packs_;
+}
+
+void Map::store(Slot& slot, uint32_t index, const Mapping& mapping) {
+  Entry& entry = slot.leaf->entries[index];
+  set_pack(slot, index, mapping.b.v == 0 ? mapping.pack_a : Pack{});
   if (entry.pcn >= kPcnEnd) {
     multi_free_.push_back(entry.pcn - kPcnEnd);
     entry.pcn = 0;
   }
   if (mapping.b.v == 0) {
-    entry = {mapping.a.v, mapping.mask_a, mapping.pack_a};
+    entry = {mapping.a.v, mapping.mask_a};
     return;
   }
-  uint32_t index = static_cast<uint32_t>(multi_.size());
+  uint32_t node = static_cast<uint32_t>(multi_.size());
   if (multi_free_.empty()) {
-    ASSERT(index < UINT32_MAX - kPcnEnd);
+    ASSERT(node < UINT32_MAX - kPcnEnd);
     multi_.emplace_back();
   } else {
-    index = multi_free_.back();
+    node = multi_free_.back();
     multi_free_.pop_back();
   }
-  multi_[index].mapping = mapping;
-  entry = {kPcnEnd + index, 0, Pack{}};
+  multi_[node].mapping = mapping;
+  entry = {kPcnEnd + node, 0};
 }
 
 bool Map::add_first(Lcn lcn, Pcn pcn, uint16_t mask) {
@@ -57,7 +75,7 @@ bool Map::add_first(Lcn lcn, Pcn pcn, uint16_t mask) {
   Leaf& leaf = leaf_for_write(slot);
   Entry& entry = leaf.entries[lcn.v % kLeafEntries];
   if (entry.pcn != 0) return false;
-  entry = {pcn.v, mask, {}};
+  entry = {pcn.v, mask};
   ++slot.used;
   ++mapped_clusters_;
   if (mask != kFullMask) {
@@ -80,12 +98,12 @@ void Map::set(Lcn lcn, const Mapping& mapping) {
       static_cast<uint64_t>(std::popcount(mapping.mask())) - static_cast<uint64_t>(std::popcount(old.mask()));
   mapped_clusters_ += static_cast<uint64_t>(mapping.mask() != 0) - static_cast<uint64_t>(old.mask() != 0);
   Slot& slot = directory_[lcn.v / kLeafEntries];
-  Leaf& leaf = leaf_for_write(slot);
-  Entry& entry = leaf.entries[lcn.v % kLeafEntries];
-  slot.full -= is_full(entry) ? 1 : 0;
+  const uint32_t index = lcn.v % kLeafEntries;
+  const Entry& entry = leaf_for_write(slot).entries[index];
+  slot.full -= is_full(slot, index) ? 1 : 0;
   slot.used -= entry.pcn != 0 ? 1 : 0;
-  store(entry, mapping);
-  slot.full += is_full(entry) ? 1 : 0;
+  store(slot, index, mapping);
+  slot.full += is_full(slot, index) ? 1 : 0;
   slot.used += entry.pcn != 0 ? 1 : 0;
   settle(slot);
 }
@@ -143,7 +161,7 @@ Lcn Map::next_populated(Lcn from) const {
 }
 
 uint64_t Map::memory_bytes() const {
-  return directory_.size() * sizeof(Slot) + leaves_ * sizeof(Leaf) + multi_.capacity() * sizeof(Multi) +
+  return directory_.size() * sizeof(Slot) + leaves_ * sizeof(Leaf) + with_packs_ * sizeof(Packs) + multi_.capacity() * sizeof(Multi) +
          multi_free_.capacity() * sizeof(uint32_t);
 }
 

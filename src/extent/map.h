@@ -2,11 +2,11 @@
 // The forward map: logical cluster -> where its sub-blocks are. In memory only; rebuilt from tables and
 // journal.
 //
-// A directory slot covers 512 clusters (32 MiB) and is empty, a leaf of 512 entries of 8 bytes, or *linear*:
+// A directory slot covers 512 clusters (32 MiB) and is empty, a leaf of 512 entries of 6 bytes, or *linear*:
 // all 512 fully mapped, raw, to consecutive physical clusters, which needs no memory. An entry is {u32 pcn,
-// u16 mask, u16 pack}; the pack says where in a container the cluster lies, and is 0 for a raw place. A pcn
-// from kPcnEnd on is the index of a multi node: two owners. Memory: 4 KiB per leaf, so at most 129 MiB a
-// mapped TiB.
+// u16 mask}. A leaf with squeezed clusters has a pack for each entry as well, of 2 bytes: where in a container
+// the cluster lies, 0 for a raw place. A pcn from kPcnEnd on is the index of a multi node: two owners. Memory:
+// 3 KiB a leaf, so at most 97 MiB a mapped TiB, or 129 if squeezed clusters lie all over it.
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -81,7 +81,10 @@ class Map {
   // Asks the processor for the entry: what is loaded next lies all over the map.
   void prefetch(Lcn lcn) const {
     const Slot& slot = directory_[lcn.v / kLeafEntries];
-    if (slot.leaf != nullptr) __builtin_prefetch(&slot.leaf->entries[lcn.v % kLeafEntries], 1);
+    if (slot.leaf == nullptr) return;
+    const Entry* entry = &slot.leaf->entries[lcn.v % kLeafEntries];
+    __builtin_prefetch(entry, 1);
+    __builtin_prefetch(&entry->mask, 1);  // one in sixteen lies in two lines
   }
   // The first cluster at or after `from` whose directory slot is not empty; clusters() if none. Skips
   // unmapped tebibytes fast.
@@ -94,20 +97,22 @@ class Map {
 
  private:
   static constexpr uint32_t kLeafEntries = 512;
-  struct Entry {
+  struct [[gnu::packed, gnu::aligned(2)]] Entry {
     uint32_t pcn = 0;
     uint16_t mask = 0;
-    Pack pack;
   };
+  using Packs = std::array<Pack, kLeafEntries>;
   struct Leaf {
     std::array<Entry, kLeafEntries> entries{};
+    std::unique_ptr<Packs> packs;  // none while all entries are raw
   };
   struct Slot {
     std::unique_ptr<Leaf> leaf;
     uint32_t linear = 0;  // pcn of the first cluster; 0 unless linear
     // Of a leaf. Here, and not in it: whoever sets an entry has this line at hand, and few share a leaf's.
-    uint16_t full = 0;  // entries with one raw owner and every sub-block
-    uint16_t used = 0;  // entries with an owner
+    uint16_t full = 0;    // entries with one raw owner and every sub-block
+    uint16_t used = 0;    // entries with an owner
+    uint16_t packed = 0;  // entries with one owner that is a container: the leaf has packs if there are any
   };
   struct Multi {
     Mapping mapping;
@@ -119,13 +124,18 @@ class Map {
       return {Pcn(slot.linear + index), Pcn(0), kFullMask, 0, Pack{}, Pack{}};
     }
     const Entry entry = slot.leaf->entries[index];
-    if (entry.pcn < kPcnEnd) return {Pcn(entry.pcn), Pcn(0), entry.mask, 0, entry.pack, Pack{}};
+    if (entry.pcn < kPcnEnd) return {Pcn(entry.pcn), Pcn(0), entry.mask, 0, pack_of(slot, index), Pack{}};
     return multi_[entry.pcn - kPcnEnd].mapping;
   }
+  static Pack pack_of(const Slot& slot, uint32_t index) {
+    return slot.packed == 0 ? Pack{} : (*slot.leaf->packs)[index];
+  }
   Leaf& leaf_for_write(Slot& slot);
-  void store(Entry& entry, const Mapping& mapping);
-  static bool is_full(const Entry& entry) {
-    return entry.pcn != 0 && entry.pcn < kPcnEnd && entry.mask == kFullMask && entry.pack.is_raw();
+  void store(Slot& slot, uint32_t index, const Mapping& mapping);
+  void set_pack(Slot& slot, uint32_t index, Pack pack);
+  static bool is_full(const Slot& slot, uint32_t index) {
+    const Entry entry = slot.leaf->entries[index];
+    return entry.pcn != 0 && entry.pcn < kPcnEnd && entry.mask == kFullMask && pack_of(slot, index).is_raw();
   }
   void settle(Slot& slot);
 
@@ -136,6 +146,7 @@ class Map {
   uint64_t mapped_sub_blocks_ = 0;
   uint64_t mapped_clusters_ = 0;
   uint64_t leaves_ = 0;
+  uint64_t with_packs_ = 0;  // of them
 };
 
 }  // namespace foreshadow::extent

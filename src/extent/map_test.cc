@@ -16,6 +16,8 @@ Mapping full(uint32_t pcn) {
   return {Pcn(pcn), Pcn(0), kFullMask, 0};
 }
 
+constexpr Pack kPack = Pack::make(3, 5, SqueezeCodec::kZstd);
+
 TEST(Map, ARunTakesNoMemoryAndComesApartWhenWrittenTo) {
   Map map(2048);
   const uint64_t empty = map.memory_bytes();
@@ -42,6 +44,9 @@ TEST(Map, AgreesWithAPlainMapUnderRandomChanges) {
       if (mapping.mask_a != kFullMask && rng.chance(1, 4)) {
         mapping.b = Pcn(static_cast<uint32_t>(60000 + lcn));
         mapping.mask_b = static_cast<uint16_t>(~mapping.mask_a);
+        if (rng.chance(1, 2)) mapping.pack_b = kPack;
+      } else if (mapping.mask_a == kFullMask && rng.chance(1, 8)) {
+        mapping.pack_a = kPack;
       }
     }
     map.set(Lcn(lcn), mapping);
@@ -61,6 +66,22 @@ TEST(Map, AgreesWithAPlainMapUnderRandomChanges) {
   EXPECT_EQ(map.memory_bytes() > 0 ? map.mapped_sub_blocks() : 1, 0u);
   EXPECT_EQ(map.multi_nodes(), 0u);
   EXPECT_EQ(map.next_populated(Lcn(0)), Lcn(4096));
+}
+
+TEST(Map, ALeafHasPacksOnlyWhileItHasSqueezedClusters) {
+  Map map(1024);
+  map.set(Lcn(1), full(20000));
+  const uint64_t raw = map.memory_bytes();
+  map.set(Lcn(2), {Pcn(30000), Pcn(0), kFullMask, 0, kPack, Pack{}});
+  map.set(Lcn(3), {Pcn(30000), Pcn(0), kFullMask, 0, Pack::make(8, 2, SqueezeCodec::kLz4), Pack{}});
+  EXPECT_EQ(map.memory_bytes(), raw + 1024);
+  EXPECT_EQ(map.get(Lcn(2)).pack_a, kPack);
+  map.set(Lcn(2), full(20001));
+  EXPECT_EQ(map.get(Lcn(3)).pack_a, Pack::make(8, 2, SqueezeCodec::kLz4));
+  EXPECT_EQ(map.get(Lcn(1)), full(20000));
+  map.set(Lcn(3), {});
+  EXPECT_EQ(map.memory_bytes(), raw);
+  EXPECT_EQ(map.get(Lcn(2)), full(20001));
 }
 
 TEST(Map, SkipsWhatIsNotPopulated) {
