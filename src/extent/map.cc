@@ -161,8 +161,8 @@ Lcn Map::next_populated(Lcn from) const {
 }
 
 uint64_t Map::memory_bytes() const {
-  return directory_.size() * sizeof(Slot) + leaves_ * sizeof(Leaf) + with_packs_ * sizeof(Packs) + multi_.capacity() * sizeof(Multi) +
-         multi_free_.capacity() * sizeof(uint32_t);
+  return directory_.size() * sizeof(Slot) + leaves_ * sizeof(Leaf) + with_packs_ * sizeof(Packs) +
+         multi_.capacity() * sizeof(Multi) + multi_free_.capacity() * sizeof(uint32_t);
 }
 
 }  // namespace foreshadow::extent

@@ -4,9 +4,10 @@
 //
 // A directory slot covers 512 clusters (32 MiB) and is empty, a leaf of 512 entries of 6 bytes, or *linear*:
 // all 512 fully mapped, raw, to consecutive physical clusters, which needs no memory. An entry is {u32 pcn,
-// u16 mask}. A leaf with squeezed clusters has a pack for each entry as well, of 2 bytes: where in a container
-// the cluster lies, 0 for a raw place. A pcn from kPcnEnd on is the index of a multi node: two owners. Memory:
-// 3 KiB a leaf, so at most 97 MiB a mapped TiB, or 129 if squeezed clusters lie all over it.
+// u16 mask}. A leaf with squeezed clusters has a pack for each entry as well, of 2 bytes: where in a
+// container the cluster lies, 0 for a raw place. A pcn from kPcnEnd on is the index of a multi node: two
+// owners.
+// Memory: 3 KiB a leaf, so at most 97 MiB a mapped TiB, or 129 if squeezed clusters lie all over it.
 #include <array>
 #include <cstdint>
 #include <memory>
