@@ -5,10 +5,12 @@ FORESHADOW_KILL_CYCLES asks for more kills than the default, FORESHADOW_SEED for
 import json
 import os
 import random
+import shutil
 import subprocess
 import threading
 import time
 
+import integrity_test
 import stamps
 import support
 from support import MIB
@@ -175,5 +177,54 @@ def killed(sandbox):
     server.stop()
 
 
+def rescued(sandbox):
+    """The state directory is lost in the middle of a move, or after one: the segments alone make a volume."""
+    support.libnbd()
+    print(f"FORESHADOW_SEED={SEED}", flush=True)
+    chance = random.Random(SEED)
+    met = {"one": 0, "both": 0}
+    for cycle in range(4):
+        server = sandbox.up(f"s{cycle}")
+        directories = [sandbox.path / f"{cycle}-{side}" for side in ("from", "to")]
+        for side, directory in zip(("from", "to"), directories):
+            directory.mkdir()
+            server.cli("pool", "add", side, "--dir", directory, "--capacity", "512MiB")
+        volume = server.create("db", size="256MiB", primary="96MiB", pool="from", checksums=True)
+        ledger = stamps.Ledger(REGION // stamps.SECTOR)
+        old = f"*.{primary_of(volume.show())['uuid']}.seg"
+        rest = 2 if cycle == 0 else chance.choice((0.02, 0.08, 0.3)) * chance.random()
+        killer = Killer(server, volume, "to", 1, rest)
+        writer = stamps.Writer(volume, ledger, chance.getrandbits(32))
+        killer.start()
+        writer.run(until=lambda: False)
+        killer.join()
+        server.process.wait()
+        writer.close()
+        assert killer.failure is None, killer.failure
+        met["both" if any(directories[0].glob(old)) else "one"] += 1
+        shutil.rmtree(server.state)
+        if cycle == 0:  # the head that it moved to has lost its superblocks as well
+            head = next(file for file in directories[1].glob("*.seg"))
+            integrity_test.spoil(head, *integrity_test.SUPERBLOCKS, length=8192)
+        words = ["rescue", "--state", server.state, "--apply"]
+        for directory in directories:
+            words += ["--pool-dir", directory]
+        report = json.loads(support.run(support.BINARY, "-o", "json", *words))
+        found = report["volumes"]
+        assert len(found) == 1 and found[0]["name"] == "db" and found[0]["whole"], report
+        server.start()
+        judge(volume, ledger)
+        # What a move left half done goes on, or is asked for again; either way it comes to its end.
+        pool_to = next(pool["name"] for pool in server.cli("pool", "list")
+                       if pool["directory"] == str(directories[1]))
+        if primary_of(volume.show())["pool"] != pool_to:
+            server.cli("volume", "move", "db", "--pool", pool_to, "--wait")
+        volume.wait_for(moved_to(pool_to))
+        judge(volume, ledger)
+        assert not any(directories[0].glob(old)), sorted(directories[0].iterdir())
+        server.stop()
+    print(json.dumps(met))
+
+
 if __name__ == "__main__":
-    support.main({"live": live, "refusals": refusals, "killed": killed})
+    support.main({"live": live, "refusals": refusals, "killed": killed, "rescued": rescued})
