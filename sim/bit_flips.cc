@@ -20,7 +20,7 @@ namespace foreshadow::sim {
 namespace {
 
 constexpr uint64_t kPatience = 400'000;
-constexpr const char* kNames[] = {"plain", "squeezed", "over"};
+constexpr const char* kNames[] = {"plain", "squeezed", "over", "moved"};
 
 // One image and what is done to it. Everything is put back after each flip.
 class Flipper {
@@ -184,7 +184,7 @@ class Flipper {
 
 FlipResult flip_bits(uint64_t stride, uint64_t start) {
   FlipResult result;
-  for (const Golden what : {Golden::kPlain, Golden::kSqueezed, Golden::kOver}) {
+  for (const Golden what : {Golden::kPlain, Golden::kSqueezed, Golden::kOver, Golden::kMoved}) {
     for (const bool closed : {true, false}) {
       Flipper flipper(what, closed, result);
       flipper.expect_sound();

@@ -46,6 +46,7 @@ constexpr Step kSteps[] = {
     {"squeeze", Act::kSqueeze, 0, 0, false},
     {"scrub", Act::kScrub, 0, 0, false},
     {"grow", Act::kGrow, 0, 0, false},
+    {"move", Act::kMove, 0, 0, false},
 };
 
 Swarm fixed_swarm(volume::Redirect redirect, bool over) {
@@ -176,6 +177,7 @@ class Explorer {
       to.merge_asked = from.merge_asked;
       to.release_asked = from.release_asked;
       to.merged = from.merged;
+      to.next_primary = from.next_primary;
       const size_t count = from.disk->undecided();
       to.disk = std::make_unique<Disk>(world.scheduler, *from.disk, kept.first(count));
       kept = kept.subspan(count);

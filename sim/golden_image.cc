@@ -41,6 +41,11 @@ class Builder {
         live_over();
         closed ? close() : die();
         break;
+      case Golden::kMoved:
+        live_and_move();
+        closed ? close() : die();
+        std::swap(made_.front(), made_.back());
+        break;
     }
     GoldenImage out;
     out.geometry = swarm_.create.geometry;
@@ -338,6 +343,28 @@ class Builder {
     flush();
     begin_release(shadow, true);
     ASSERT(volume_->info().size == contents_.size());
+  }
+
+  // ---- a volume whose primary was replaced
+
+  void live_and_move() {
+    make_primary(8, 10);
+    const Uuid first = made_.front().uuid;
+    for (uint64_t cluster = 0; cluster < 5; ++cluster) write(cluster, 0, 16);
+    trim(1, 2, 3);
+    must(wait(volume_->checkpoint()));
+    fill_merged_shadow(2, 6, 1);
+    const Made& next = make_backing(9, true);
+    const auto file = next.disk->open();
+    must(wait(volume::Volume::format_next_primary(*file, swarm_.create, next.uuid)));
+    must(wait(volume_->replace_primary({next.uuid, next.disk->open()})));
+    begin_release(first, false);
+    write(0, 3, 2);  // where it has come to by now
+    write(8, 0, 16);
+    trim(2, 0, 16);
+    flush();
+    ASSERT(volume_->segments().front().uuid == next.uuid);
+    ASSERT(state_of(first) == volume::SegmentState::kDraining);
   }
 
   // ---- its end

@@ -28,15 +28,15 @@ struct GoldenImage {
 // uses the images.
 enum class Golden : uint8_t {
   // A primary and two shadows, one of them merged, after several checkpoints: clusters with one owner and
-  // with
-  // two, emptied ones, checksum pages, stale table pages and stale journal blocks.
+  // with two, emptied ones, checksum pages, stale table pages and stale journal blocks.
   kPlain,
   // Containers in the tables and in the journal, overlays above some, members that have gone; one segment
-  // that
-  // is folding and one that is draining.
+  // that is folding and one that is draining.
   kSqueezed,
   // Over an image that ends within a cluster, and grown past it; the base's table lies in the primary.
   kOver,
+  // Its primary has been replaced by another: the one before, which says so, is half way out.
+  kMoved,
 };
 
 // `closed`: closed in good order, so that the journal is empty. Otherwise the process died behind a flush,

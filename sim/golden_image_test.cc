@@ -8,6 +8,7 @@
 #include <optional>
 #include <vector>
 
+#include "extent/head.h"
 #include "extent/recovery.h"
 #include "io/task.h"
 #include "sim/memory_file.h"
@@ -54,7 +55,7 @@ struct Opened {
 };
 
 TEST(GoldenImage, ClosedHasAnEmptyJournalAndDiedHasNot) {
-  for (const Golden what : {Golden::kPlain, Golden::kSqueezed, Golden::kOver}) {
+  for (const Golden what : {Golden::kPlain, Golden::kSqueezed, Golden::kOver, Golden::kMoved}) {
     EXPECT_EQ(Opened(what, true).state->journal_records, 0u);
     EXPECT_GT(Opened(what, false).state->journal_records, 3u);
   }
@@ -106,8 +107,25 @@ TEST(GoldenImage, TheOneOverAnImageHasItsTableAndHasGrown) {
   }
 }
 
+TEST(GoldenImage, TheMovedOneHasItsFirstPrimaryHalfWayOut) {
+  for (const bool closed : {true, false}) {
+    const Opened opened(Golden::kMoved, closed);
+    EXPECT_TRUE(opened.has_row(SegmentState::kDraining));
+    EXPECT_EQ(opened.state->segments.front().row.uuid, opened.image.backings.front().uuid);
+    GoldenImage image = make_golden_image(Golden::kMoved, closed);
+    Scheduler scheduler(1);
+    MemoryFile first(scheduler, std::span(image.backings.back().bytes));
+    std::optional<Result<extent::HeadArea>> area;
+    io::spawn(extent::read_head_area(first, opened.state->label.volume, image.backings.back().uuid),
+              [&](auto&& result) { area.emplace(std::move(result)); });
+    scheduler.run_until_idle();
+    ASSERT_TRUE(area && *area);
+    EXPECT_EQ((*area)->super.moved_to, image.backings.front().uuid);
+  }
+}
+
 TEST(GoldenImage, EveryOneHasChecksumPages) {
-  for (const Golden what : {Golden::kPlain, Golden::kSqueezed, Golden::kOver}) {
+  for (const Golden what : {Golden::kPlain, Golden::kSqueezed, Golden::kOver, Golden::kMoved}) {
     const Opened opened(what, true);
     EXPECT_NE(opened.state->segments.front().checksums.place(0), extent::kNoPlace);
   }

@@ -296,9 +296,10 @@ int run_power_cuts(const Options& options) {
   if (!result.violation.empty()) fmt::print("VIOLATION {}\n", result.violation);
   fmt::print(
       "{{\"images\": {}, \"cuts\": {}, \"enumerated_cuts\": {}, \"recordings\": {}, \"over\": {}, "
-      "\"operations\": {}, \"squeezed\": {}, \"released\": {}, \"grown\": {}, \"violations\": {}}}\n",
+      "\"operations\": {}, \"squeezed\": {}, \"released\": {}, \"grown\": {}, \"moved\": {}, "
+      "\"violations\": {}}}\n",
       result.images, result.cuts, result.enumerated, result.recordings, result.over, result.operations,
-      result.squeezed, result.released, result.grown, result.violation.empty() ? 0 : 1);
+      result.squeezed, result.released, result.grown, result.moved, result.violation.empty() ? 0 : 1);
   return result.violation.empty() ? 0 : 1;
 }
 

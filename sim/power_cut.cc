@@ -155,7 +155,7 @@ class Cutter {
  private:
   struct Known {
     bool attach_asked = false, attached = false, merge_asked = false, merged = false;
-    bool release_asked = false, released = false;
+    bool release_asked = false, released = false, next_primary = false;
   };
 
   // Whether it changes what a power cut leaves, or what must be there.
@@ -236,6 +236,16 @@ class Cutter {
         return known_[event.backing].released = true;
       case Kind::kMerged:
         return known_[event.backing].merged = true;
+      case Kind::kMoveAsked:
+        known_[event.backing].next_primary = known_[event.backing].attach_asked = true;
+        known_[event.backing].merge_asked = true;
+        return false;
+      case Kind::kMoved: {
+        Known& old = known_[std::exchange(primary_, event.backing)];
+        old.attach_asked = old.attached = old.merge_asked = old.release_asked = true;
+        known_[primary_].next_primary = false;
+        return known_[primary_].attached = true;
+      }
       case Kind::kGrowAsked:
         size_asked_ = std::max(size_asked_, event.length);
         return false;
@@ -330,15 +340,16 @@ class Cutter {
         if (kept_[next]) one.bytes.empty() ? void(size = one.offset) : content.write(one.offset, one.bytes);
       }
       const bool is_base = recording_.backings[i].is_base;
-      Backing& backing = i == 0    ? world.primary
-                         : is_base ? world.base
-                                   : *world.shadows.emplace_back(std::make_unique<Backing>());
+      Backing& backing = i == primary_ ? world.primary
+                         : is_base     ? world.base
+                                       : *world.shadows.emplace_back(std::make_unique<Backing>());
       backing.uuid = recording_.backings[i].uuid;
       backing.attach_asked = known_[i].attach_asked;
       backing.attached = known_[i].attached;
       backing.merge_asked = known_[i].merge_asked;
       backing.merged = known_[i].merged;
       backing.release_asked = known_[i].release_asked;
+      backing.next_primary = known_[i].next_primary;
       backing.disk = std::make_unique<Disk>(world.scheduler, world.rng, std::move(content), size);
     }
     recover_and_judge(world);
@@ -360,6 +371,7 @@ class Cutter {
   uint64_t size_promised_;
   std::vector<Platter> platters_;
   std::vector<Known> known_;
+  uint32_t primary_ = 0;
   bool serving_ = false;
   uint64_t moments_ = 0;
   std::vector<Platter::Undecided> undecided_;
@@ -381,6 +393,7 @@ PowerCutResult cut_power(const PowerCutOptions& options) {
     result.squeezed += recording.squeezed;
     result.released += recording.released;
     result.grown += recording.grown;
+    result.moved += recording.moved;
     result.over += recording.swarm.base_bytes > 0 ? 1 : 0;
     const uint64_t before = result.cuts;
     Cutter cutter(recording, seed, options, result);

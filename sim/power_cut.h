@@ -23,6 +23,7 @@ struct PowerCutResult {
   uint64_t squeezed = 0;    // clusters, in all recordings
   uint64_t released = 0;    // segments
   uint64_t grown = 0;       // times
+  uint64_t moved = 0;       // the primary, times
   uint64_t over = 0;        // recordings of volumes over an image
   std::string violation;
 };

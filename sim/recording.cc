@@ -26,7 +26,7 @@ using Kind = ClientEvent::Kind;
 constexpr uint64_t kCluster = 8192;
 constexpr uint64_t kSector512 = 512;
 constexpr uint32_t kDepth = 6;
-constexpr size_t kShadowsMax = 4;
+constexpr size_t kBackingsMax = 6;
 constexpr uint64_t kWrittenFirst = 9;  // clusters; what comes then is a squeeze
 
 class Recorder {
@@ -249,11 +249,12 @@ class Recorder {
   // ---- the lives of shadows, one step at a time
 
   void control() {
-    const uint64_t draw = controls_begun_++ == 0 ? 6 : rng_.below(9);
+    const uint64_t draw = controls_begun_++ == 0 ? 6 : rng_.below(10);
+    if (draw == 9) return move();
     if (draw == 5) return resize();
     if (draw == 6 || draw == 7) return squeeze();
     if (draw == 8) return grow();
-    if (draw == 0 && out_.backings.size() <= kShadowsMax) return grant();
+    if (draw == 0 && out_.backings.size() < kBackingsMax) return grant();
     if (draw == 1) return spawn(volume_->checkpoint(), {});
     if (attached_.empty()) return;
     if (draw == 4) return release();
@@ -282,7 +283,7 @@ class Recorder {
     volume::SqueezeOptions options;
     options.lots = rng_.below(2) == 0 ? 0 : rng_.next() | 1;
     const size_t which = rng_.below(attached_.size() + 1);
-    const uint32_t number = which == attached_.size() ? 0 : attached_[which];
+    const uint32_t number = which == attached_.size() ? primary_ : attached_[which];
     spawn(squeeze_segment(out_.backings[number].uuid, options), {});
   }
   io::Task<Status> squeeze_segment(Uuid segment, volume::SqueezeOptions options) {
@@ -320,6 +321,29 @@ class Recorder {
       if (const Status removed = pool_->remove(uuid.str()); !removed) give_up(removed.error().message);
     };
     spawn(std::move(job), released, [this, number] { attached_.push_back(number); });
+  }
+
+  // Twice at most: what found no room is part of the volume, or an orphan, from then on.
+  void move() {
+    constexpr uint32_t kMovesMax = 2;
+    if (out_.swarm.base_bytes > 0 || moves_begun_ == kMovesMax) return;
+    ++moves_begun_;
+    const auto number = static_cast<uint32_t>(out_.backings.size());
+    auto file = make(out_.swarm.primary_clusters + static_cast<uint32_t>(rng_.below(4)), true);
+    if (!file) return;
+    note({Kind::kMoveAsked, 0, 0, 0, number, false, false});
+    spawn(replace_primary(std::move(file), out_.backings[number].uuid), [this, number] {
+      attached_.push_back(std::exchange(primary_, number));
+      ++out_.moved;
+      note({Kind::kMoved, 0, 0, 0, number, false, false});
+    });
+  }
+  io::Task<Status> replace_primary(std::unique_ptr<io::File> file, Uuid uuid) {
+    auto formatted = co_await volume::Volume::format_next_primary(*file, out_.swarm.create, uuid);
+    if (!formatted) co_return formatted;
+    volume::SegmentFile segment{uuid, std::move(file)};
+    auto replaced = co_await volume_->replace_primary(std::move(segment));
+    co_return replaced;
   }
 
   void grant() {
@@ -366,6 +390,8 @@ class Recorder {
   std::vector<std::unique_ptr<Slot>> slots_;
   std::unique_ptr<io::File> granted_;
   std::vector<uint32_t> attached_;
+  uint32_t primary_ = 0;
+  uint32_t moves_begun_ = 0;
   std::set<uint32_t> released_;
   uint64_t written_first_ = 0;
   uint32_t controls_begun_ = 0;

@@ -29,6 +29,8 @@ struct ClientEvent {
     kMerged,
     kReleaseAsked,  // folded or drained
     kReleased,      // and its file is gone
+    kMoveAsked,     // it is to be the primary
+    kMoved,         // it is, and the one so far is a shadow that leaves
     kGrowAsked,     // of what clients see, to `length`
     kGrown,
   };
@@ -36,7 +38,7 @@ struct ClientEvent {
   uint64_t offset = 0;
   uint64_t length = 0;
   uint32_t op = 0;       // kEnd: the oracle's; kFlushed: the clock when the flush was submitted
-  uint32_t backing = 0;  // kMade and on: its number; 0 is the primary
+  uint32_t backing = 0;  // kMade and on: its number; 0 is the first primary
   bool ok = false;       // kEnd
   bool durable = false;  // kEnd: it was sent with FUA
 };
@@ -54,6 +56,7 @@ struct Recording {
   uint64_t squeezed = 0;  // clusters
   uint64_t released = 0;  // segments, folded or drained
   uint64_t grown = 0;     // times
+  uint64_t moved = 0;     // the primary, times
   std::string trouble;    // why there is no recording
 };
 
@@ -64,8 +67,8 @@ struct Image {
 // What the image of a volume over one holds before anything is recorded, and the reference told of it.
 Image make_image(const Swarm& swarm, Oracle& oracle);
 // `operations` of a client with several in flight, with shadows granted, activated, merged, folded and
-// drained, segments resized and squeezed, growth, checkpoints, and the volume closed and opened again on the
-// way. One recording in three is of a volume over an image, one in four has no checksums. Files are made
+// drained, segments resized and squeezed, growth, moves of the primary, checkpoints, and the volume closed
+// and opened again on the way. One recording in three is of a volume over an image, one in four has no checksums. Files are made
 // below `directory`, and removed. The seed decides what is asked for, not when the machine answers.
 Recording record(const std::string& directory, uint64_t seed, uint32_t operations);
 
