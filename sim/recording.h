@@ -68,8 +68,9 @@ struct Image {
 Image make_image(const Swarm& swarm, Oracle& oracle);
 // `operations` of a client with several in flight, with shadows granted, activated, merged, folded and
 // drained, segments resized and squeezed, growth, moves of the primary, checkpoints, and the volume closed
-// and opened again on the way. One recording in three is of a volume over an image, one in four has no checksums. Files are made
-// below `directory`, and removed. The seed decides what is asked for, not when the machine answers.
+// and opened again on the way. One recording in three is of a volume over an image, one in four has no
+// checksums. Files are made below `directory`, and removed. The seed decides what is asked for, not when the
+// machine answers.
 Recording record(const std::string& directory, uint64_t seed, uint32_t operations);
 
 }  // namespace foreshadow::sim
