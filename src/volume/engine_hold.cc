@@ -25,8 +25,9 @@ void Engine::hold(IoTask& task) {
     ++stats_.holds;
     if (++stats_.held_now == 1) tell([](Listener& listener) { listener.on_hold_began(); });
   }
-  // Only the oldest is ever retried, so what comes back belongs at the front.
-  task.tried_first = again || held_.empty();
+  // Only the oldest is ever retried, so what comes back belongs at the front. Behind one that is being
+  // retried, which is in no queue, nobody has been tried yet.
+  task.tried_first = again || (held_.empty() && retrying_ == nullptr);
   again ? held_.push_front(&task) : held_.push_back(&task);
   executor_.arm(hold_timer_, held_.front()->hold_deadline);
   if (committer_.frees_pending()) committer_.request();
@@ -82,7 +83,7 @@ void Engine::expire_held() {
   if (held_.empty()) return;
   IoTask* oldest = held_.front();
   if (oldest->hold_deadline > executor_.now()) return executor_.arm(hold_timer_, oldest->hold_deadline);
-  if (!oldest->tried_first) return retry_later();  // hold() arms the timer again
+  if (!oldest->tried_first) return retry_later();  // hold() arms the timer again, or the end of a retry
   held_.pop_front();
   end_hold(*oldest);
   finish_later(*oldest, Code::kNoSpace);
