@@ -130,6 +130,16 @@ class Killer(threading.Thread):
         self.server.process.kill()
 
 
+def write_until_killed(killer, ledger, seed):
+    writer = stamps.Writer(killer.volume, ledger, seed)
+    killer.start()
+    writer.run(until=lambda: False)
+    killer.join()
+    killer.server.process.wait()
+    writer.close()
+    assert killer.failure is None, killer.failure
+
+
 def killed(sandbox):
     """kill -9 in the middle of moves, there and back: asked for once, each comes to its end."""
     support.libnbd()
@@ -144,14 +154,7 @@ def killed(sandbox):
         source, target = ("a", "b") if cycle % 2 == 0 else ("b", "a")
         primary = primary_of(volume.show())["uuid"]
         rest = chance.choice((0.02, 0.08, 0.3)) * chance.random()
-        killer = Killer(server, volume, target, cycle + 1, rest)
-        writer = stamps.Writer(volume, ledger, chance.getrandbits(32))
-        killer.start()
-        writer.run(until=lambda: False)
-        killer.join()
-        server.process.wait()
-        writer.close()
-        assert killer.failure is None, killer.failure
+        write_until_killed(Killer(server, volume, target, cycle + 1, rest), ledger, chance.getrandbits(32))
         old, new = (any(old_or_new in name for name in segments_in(server, pool))
                     for pool, old_or_new in ((source, primary), (target, "")))
         totals["with both primaries" if old and new else "with one primary"] += 1
@@ -193,14 +196,7 @@ def rescued(sandbox):
         ledger = stamps.Ledger(REGION // stamps.SECTOR)
         old = f"*.{primary_of(volume.show())['uuid']}.seg"
         rest = 2 if cycle == 0 else chance.choice((0.02, 0.08, 0.3)) * chance.random()
-        killer = Killer(server, volume, "to", 1, rest)
-        writer = stamps.Writer(volume, ledger, chance.getrandbits(32))
-        killer.start()
-        writer.run(until=lambda: False)
-        killer.join()
-        server.process.wait()
-        writer.close()
-        assert killer.failure is None, killer.failure
+        write_until_killed(Killer(server, volume, "to", 1, rest), ledger, chance.getrandbits(32))
         met["both" if any(directories[0].glob(old)) else "one"] += 1
         shutil.rmtree(server.state)
         if cycle == 0:  # the head that it moved to has lost its superblocks as well
