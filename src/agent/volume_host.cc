@@ -218,19 +218,21 @@ void VolumeHost::on_read_only(const std::string& reason) {
 }
 
 void VolumeHost::on_damaged(const std::string& what) {
-  constexpr uint64_t kNamed = 100;
-  if (++damaged_ <= kNamed) log::error("volume {}: {}", name(), what);
+  tell_corrupt(0, what + "; the read failed instead");
 }
 
 void VolumeHost::on_corrupt_data(const volume::CorruptData& where) {
-  const std::string what = fmt::format(
-      "segment {} at offset {}: the data of cluster {} is not what was written; the read failed instead",
-      where.segment.v, where.offset, where.cluster.v);
+  tell_corrupt(where.segment.v, fmt::format("segment {} at offset {}: the data of cluster {} is not what was "
+                                            "written; the read failed instead",
+                                            where.segment.v, where.offset, where.cluster.v));
+}
+
+void VolumeHost::tell_corrupt(uint32_t segment, const std::string& what) {
   // A dead region of a disk has millions of them.
   const uint64_t errors = ++corrupt_told_;
   if (errors > limits::kCorruptEvents && !std::has_single_bit(errors)) return;
   log::error("volume {}: {}", name(), what);
-  tell(v1::VolumeEvent::KIND_CORRUPT_DATA, where.segment.v, what);
+  tell(v1::VolumeEvent::KIND_CORRUPT_DATA, segment, what);
 }
 
 void VolumeHost::tell(v1::VolumeEvent::Kind kind, uint32_t segment, std::string message) {

@@ -85,6 +85,7 @@ class VolumeHost final : private volume::Listener {
   void on_damaged(const std::string& what) override;
   void on_corrupt_data(const volume::CorruptData& where) override;
   void tell(v1::VolumeEvent::Kind kind, uint32_t segment, std::string message);
+  void tell_corrupt(uint32_t segment, const std::string& what);
   void tell_if_shadow_needed();
 
   bool has_segment(const Uuid& segment) const;
@@ -124,7 +125,6 @@ class VolumeHost final : private volume::Listener {
   Gate jobs_;
   std::set<Uuid> activated_by_control_;
   uint64_t corrupt_told_ = 0;
-  uint64_t damaged_ = 0;                 // things found damaged; not all are named in the log
   std::map<Uuid, std::string> leaving_;  // the pool of what long work was begun on
   bool closing_ = false;
   bool jobs_stopped_ = false;

@@ -85,14 +85,14 @@ Result<uint64_t> VolumeHost::primary_for(const volume::SegmentInfo& leaving, uin
   const volume::SegmentInfo primary = volume_->segments().front();
   const uint64_t free = primary.capacity - std::min(primary.used, primary.capacity);
   const uint64_t wanted = leaving.used + more;
-  const uint64_t bytes = primary.backing + (wanted - std::min(wanted, free));
+  const uint64_t bytes = std::max(primary.backing, primary.occupied + (wanted - std::min(wanted, free)));
   if (bytes <= primary.backing_max) return bytes;
   return fail(
       Code::kNoSpace,
       fmt::format("segment {} holds {}, the primary of volume {} has room for {} and can grow from {} "
                   "to {} at most: drain or adopt the segment instead",
                   leaving.id.v, format_size(leaving.used), name(), format_size(free),
-                  format_size(primary.backing), format_size(primary.backing_max)));
+                  format_size(primary.occupied), format_size(primary.backing_max)));
 }
 
 // With room for new writes, where there is none beside it and the pool has it.
@@ -109,7 +109,11 @@ io::Task<Status> VolumeHost::fold_into_primary(Uuid shadow, uint64_t margin) {
     if (folded || folded.error().code != Code::kNoSpace) co_return folded;
   }
   const Result<uint64_t> bytes = primary_for(*leaving, margin);
-  if (!bytes) co_return tl::unexpected(bytes.error());
+  if (!bytes && !is_leaving(*leaving)) co_return tl::unexpected(bytes.error());
+  if (!bytes) {  // of an earlier life: it goes on, or the segment stays as it was before
+    const Status folded = co_await volume_->fold_shadow(shadow, 0);
+    co_return folded;
+  }
   const Status folded = co_await within_pool(primary, *bytes, volume_->fold_shadow(shadow, *bytes));
   if (folded || folded.error().code != Code::kNoSpace) co_return folded;
   co_return fail(Code::kNoSpace, fmt::format("{}; add space to the pool, or adopt the segment instead",

@@ -79,33 +79,28 @@ io::Task<Status> rescue_volume(io::Loop& loop, const Files& files, bool apply, R
     co_return Status{};
   }
   out.problems = std::move(repaired->refused);
-  auto rebuilt = co_await extent::rebuild_superblock(pointers);
+  auto rebuilt = co_await extent::rebuild_superblock(pointers, base);
   if (!rebuilt) {
     out.problems.push_back(state.error().message);
     if (rebuilt.error().message != state.error().message)
       out.problems.push_back("no superblock can be rebuilt: " + rebuilt.error().message);
     co_return Status{};
   }
-  // A quorum that says otherwise is believed before a guess; only where there is none is one made.
-  if (state.error().message.find("superblock copies are good") == std::string::npos) {
-    out.problems.push_back(state.error().message);
-    co_return Status{};
-  }
   out.problems.clear();
-  out.repaired.push_back(
-      fmt::format("all four superblock copies: rebuilt from the tables of {} segments and the journal",
-                  rebuilt->super.segments.size()));
+  out.repaired.push_back("the superblock: " + rebuilt->from);
   out.assumptions = rebuilt->assumptions;
-  out.size = rebuilt->super.size;
-  out.segments = rebuilt->super.segments.size();
+  describe(*rebuilt->state, out);
   if (!apply) co_return Status{};
-  auto written = co_await extent::write_superblock(*files[rebuilt->primary], rebuilt->super);
-  if (!written) co_return written;
+  if (!rebuilt->stands) {
+    auto written = co_await extent::write_superblock(*pointers[rebuilt->primary], rebuilt->super);
+    if (!written) co_return written;
+  }
   for (const size_t other : rebuilt->to_mark) {
     const extent::Superblock mark = extent::make_mark(rebuilt->super, rebuilt->head);
-    auto marked = co_await extent::write_superblock(*files[other], mark);
+    auto marked = co_await extent::write_superblock(*pointers[other], mark);
     if (!marked) co_return marked;
   }
+  out.whole = false;
   state = co_await extent::recover(pointers, base);
   if (state) {
     describe(**state, out);

@@ -176,4 +176,17 @@ Result<Label> decode_label(std::span<const std::byte> block, uint64_t offset) {
   return out;
 }
 
+Status none_twice(std::span<const std::optional<Label>> labels) {
+  for (size_t i = 0; i < labels.size(); ++i) {
+    for (size_t j = 0; j < i && labels[i]; ++j) {
+      if (!labels[j] || labels[j]->segment != labels[i]->segment) continue;
+      return fail(Code::kCorrupt,
+                  fmt::format("segment {} is there twice: one of its backings is a copy; move the older one "
+                              "out of the pools",
+                              labels[i]->segment.str()));
+    }
+  }
+  return {};
+}
+
 }  // namespace foreshadow::extent

@@ -91,5 +91,7 @@ void encode_label(const Label& label, uint64_t offset, std::span<std::byte> bloc
 // kCorrupt (naming what) for anything else that is not a label of this offset, kUnsupported for a newer
 // format.
 Result<Label> decode_label(std::span<const std::byte> block, uint64_t offset);
+// kCorrupt if two backings bear the same segment: one is a copy, and nothing tells which is the older.
+Status none_twice(std::span<const std::optional<Label>> labels);
 
 }  // namespace foreshadow::extent

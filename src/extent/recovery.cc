@@ -33,8 +33,8 @@ io::Task<Status> read_range(io::File& file, uint64_t offset, std::span<std::byte
 // The state of one recovery, a step a method.
 class Recovery {
  public:
-  Recovery(std::vector<io::File*> files, size_t base)
-      : files_(std::move(files)), base_(base), out_(std::make_unique<Recovered>()) {}
+  Recovery(std::vector<io::File*> files, size_t base, const SupposedHead* supposed)
+      : files_(std::move(files)), base_(base), supposed_(supposed), out_(std::make_unique<Recovered>()) {}
 
   io::Task<Result<std::unique_ptr<Recovered>>> run() {
     auto labels = co_await read_labels();
@@ -85,7 +85,7 @@ class Recovery {
                                    label->volume.str(), out_->label.volume.str()));
       }
     }
-    co_return Status{};
+    co_return none_twice(labels_);
   }
 
   // The image must be the one, unchanged in size, that the volume was made over.
@@ -98,7 +98,12 @@ class Recovery {
                   fmt::format("the image {} of volume {} is missing", quoted(base->path), out_->label.name));
     }
     const uint64_t bytes = align_down(files_[base_]->size(), uint64_t{kSizeUnit});
-    if (bytes == base->bytes) return {};
+    if (bytes == base->bytes) {
+      if (out_->stored.size >= bytes) return {};
+      return fail(Code::kCorrupt, fmt::format("the volume has {} bytes by its superblock, and the image that "
+                                              "it lies over {}",
+                                              out_->stored.size, bytes));
+    }
     return fail(
         Code::kCorrupt,
         fmt::format("the image {} has changed since volume {} was made over it: {} bytes, expected {}",
@@ -107,6 +112,13 @@ class Recovery {
 
   // Of every segment that could be the head: which one it is, and who must be told.
   io::Task<Status> read_super() {
+    if (supposed_ != nullptr) {
+      primary_ = supposed_->file;
+      out_->label = *labels_[primary_];
+      out_->super = out_->stored = supposed_->super;
+      out_->highest_super_sequence = out_->stored.sequence;
+      co_return check_base();
+    }
     std::vector<HeadArea> areas;
     for (const size_t i : candidates_) {
       auto area = co_await read_head_area(*files_[i], labels_[i]->volume, labels_[i]->segment);
@@ -117,7 +129,15 @@ class Recovery {
     if (!chosen) co_return tl::unexpected(chosen.error());
     for (size_t i = 0; i < areas.size(); ++i) {
       out_->highest_super_sequence = std::max(out_->highest_super_sequence, areas[i].highest);
-      if (i != *chosen && needs_mark(areas[i])) out_->to_mark.push_back(candidates_[i]);
+      if (i == *chosen || !needs_mark(areas[i])) continue;
+      ToMark mark;
+      mark.file = candidates_[i];
+      mark.agreed = areas[i].is_mark();
+      if (mark.agreed) {
+        mark.super = areas[i].super;
+        mark.good = areas[i].good;
+      }
+      out_->to_mark.push_back(std::move(mark));
     }
     HeadArea& head = areas[*chosen];
     primary_ = candidates_[*chosen];
@@ -338,7 +358,7 @@ class Recovery {
       auto seen = look_at_table_page(head_of(segment, page), place_at(places, place));
       if (!seen) {  // torn by a crash, or rotten: the digest tells which
         unfinished = true;
-        damaged_ += (damaged_.empty() ? "" : "; ") + seen.error().message;
+        note_damage(seen.error().message);
         continue;
       }
       if (!*seen) continue;
@@ -411,7 +431,7 @@ class Recovery {
       auto seen = look_at_checksum_page(head_of(segment, page), place_at(places, place));
       if (!seen) {
         segment.checksums.touch(page);
-        damaged_ += (damaged_.empty() ? "" : "; ") + seen.error().message;
+        note_damage(seen.error().message);
         continue;
       }
       if (!*seen) continue;
@@ -462,13 +482,19 @@ class Recovery {
            });
   }
 
+  // The first few by name: there may be as many as a disk has blocks.
+  void note_damage(const std::string& what) {
+    constexpr uint32_t kNamed = 8;
+    if (++damages_ < kNamed) damaged_ += (damages_ == 1 ? "; damaged: " : "; ") + what;
+    if (damages_ == kNamed) damaged_ += "; and more";
+  }
+
   Status finish() {
     if (digest_ != out_->super.table_digest) {
       return fail(
           Code::kCorrupt,
-          fmt::format("the tables are not those of checkpoint {}: digest {:016x}, expected {:016x}{}{}",
-                      out_->super.checkpoint.v, digest_, out_->super.table_digest,
-                      damaged_.empty() ? "" : "; damaged: ", damaged_));
+          fmt::format("the tables are not those of checkpoint {}: digest {:016x}, expected {:016x}{}",
+                      out_->super.checkpoint.v, digest_, out_->super.table_digest, damaged_));
     }
     for (const Record& record : records_) TRY(apply(record));
     TRY(check_tail());
@@ -543,6 +569,7 @@ class Recovery {
 
   std::vector<io::File*> files_;
   size_t base_;
+  const SupposedHead* supposed_;
   std::unique_ptr<Recovered> out_;
   std::vector<std::optional<Label>> labels_;
   std::vector<size_t> candidates_;  // for the head, by their labels
@@ -552,12 +579,14 @@ class Recovery {
   uint64_t digest_ = 0;
   TableEntries entries_;   // of the page that is being loaded
   std::string damaged_;
+  uint32_t damages_ = 0;
 };
 
 }  // namespace
 
-io::Task<Result<std::unique_ptr<Recovered>>> recover(std::vector<io::File*> files, size_t base) {
-  Recovery recovery(std::move(files), base);
+io::Task<Result<std::unique_ptr<Recovered>>> recover(std::vector<io::File*> files, size_t base,
+                                                     const SupposedHead* supposed) {
+  Recovery recovery(std::move(files), base, supposed);
   auto outcome = co_await recovery.run();
   co_return outcome;
 }

@@ -39,6 +39,15 @@ struct RecoveredSegment {
   ChecksumTable checksums;
 };
 
+// One that could be the head and is not: it must be told so (extent/head.h).
+struct ToMark {
+  size_t file = 0;
+  // What it says already, where it says so but not in all copies; otherwise none is good.
+  Superblock super;
+  std::array<bool, kSuperCopies> good{};
+  bool agreed = false;
+};
+
 struct PageRef {
   size_t segment = 0;  // index into Recovered::segments
   uint32_t page = 0;
@@ -57,7 +66,7 @@ struct Recovered {
   uint32_t prev_crc = 0;
   std::vector<Delta> deltas;           // what replay changed since the checkpoint
   std::vector<PageRef> unfinished;     // pages to write again in any case
-  std::vector<size_t> to_mark;         // files that must be told who the head is (extent/head.h)
+  std::vector<ToMark> to_mark;
   std::vector<size_t> orphans;         // files that name this volume but are not part of it
   std::vector<std::string> blemishes;  // damaged redundant copies: harmless now, worth a repair
   uint64_t journal_records = 0;
@@ -69,9 +78,16 @@ struct Recovered {
 // anything.
 io::Task<Result<Label>> read_label(io::File& file, std::string* blemish);
 
+// A head to be believed whatever the superblocks on disk say: what a rescue would write, to be tried first.
+struct SupposedHead {
+  size_t file = 0;
+  Superblock super;
+};
+
 // `files`: every backing that names the volume, in any order; none is written to. `base`: which of them is
-// the image that an `over` volume lies over, which bears no label.
-io::Task<Result<std::unique_ptr<Recovered>>> recover(std::vector<io::File*> files, size_t base = kNoBase);
+// the image that an `over` volume lies over, which bears no label. kCorrupt if a segment is there twice.
+io::Task<Result<std::unique_ptr<Recovered>>> recover(std::vector<io::File*> files, size_t base = kNoBase,
+                                                     const SupposedHead* supposed = nullptr);
 
 // Writes all four copies by the rule in superblock.h and makes them durable. On an error nothing is known of
 // any copy.

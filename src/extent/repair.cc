@@ -44,6 +44,10 @@ class Repair {
   io::Task<Result<RepairReport>> run() {
     auto labels = co_await labels_step();
     if (!labels) co_return tl::unexpected(labels.error());
+    if (const Status once = none_twice(labels_); !once) {
+      out_.refused.push_back(once.error().message);
+      co_return std::move(out_);
+    }
     if (candidates_.empty()) {
       out_.refused.emplace_back("no primary can be told from its label: `foreshadow rescue` may know more");
       co_return std::move(out_);

@@ -8,6 +8,7 @@
 
 #include "base/codec.h"
 #include "extent/checksum_page.h"
+#include "extent/head.h"
 #include "extent/journal.h"
 #include "extent/recovery.h"
 #include "extent/table_page.h"
@@ -18,58 +19,158 @@ namespace {
 
 class Rebuild {
  public:
-  explicit Rebuild(std::vector<io::File*> files) : files_(std::move(files)) {}
+  Rebuild(std::vector<io::File*> files, size_t base) : files_(std::move(files)), base_(base) {}
 
   io::Task<Result<Rebuilt>> run() {
     auto labels = co_await read_labels();
     if (!labels) co_return tl::unexpected(labels.error());
+    auto head = co_await read_areas();
+    if (!head) co_return tl::unexpected(head.error());
+    if (*head) {
+      auto tried = co_await try_it();
+      if (tried) co_return std::move(out_);
+      // What two copies say is no guess, and none is made in its place.
+      if (out_.stands) co_return tl::unexpected(tried.error());
+      out_ = {};
+    }
+    auto guessed = co_await guess();
+    if (!guessed) co_return tl::unexpected(guessed.error());
+    auto tried = co_await try_it();
+    if (!tried)
+      co_return fail(tried.error().code, "what could be rebuilt does not fit: " + tried.error().message);
+    co_return std::move(out_);
+  }
+
+ private:
+  io::Task<Status> try_it() {
+    const SupposedHead supposed{out_.primary, out_.super};
+    auto state = co_await recover(files_, base_, &supposed);
+    if (!state) co_return tl::unexpected(state.error());
+    out_.state = std::move(*state);
+    co_return Status{};
+  }
+
+  io::Task<Status> guess() {
+    auto head = co_await find_head();
+    if (!head) co_return tl::unexpected(head.error());
+    set_head(*head);
+    out_.from = fmt::format("rebuilt from the tables of all segments and the journal of segment {}",
+                            out_.head.str());
+    if (primary().layout.checksum_pages > 0) out_.super.features |= kFeatureChecksums;
+    if (primary().base) out_.super.features |= kFeatureBase;
     auto ring = co_await read_ring();
     if (!ring) co_return tl::unexpected(ring.error());
     auto chained = find_chain();
-    if (!chained) co_return tl::unexpected(chained.error());
+    if (!chained) co_return chained;
     for (size_t i = 0; i < files_.size(); ++i) {
       if (!labels_[i]) continue;
       auto pages = co_await read_pages(i, labels_[i]->segment, labels_[i]->layout, bases_[i]);
-      if (!pages) co_return tl::unexpected(pages.error());
+      if (!pages) co_return pages;
     }
     if (const auto& base = primary().base) {
       image_base_ = Pcn(kGranuleClusters +
                         static_cast<uint32_t>(align_up(primary().layout.clusters, kGranuleClusters)));
       auto pages = co_await read_pages(out_.primary, base->uuid, base->layout(), image_base_);
-      if (!pages) co_return tl::unexpected(pages.error());
+      if (!pages) co_return pages;
+    }
+    if (chain_.empty() && out_.super.checkpoint.v > 0 && candidates_.size() == 1) {
+      co_return fail(Code::kCorrupt,
+                     "the journal is empty, but checkpoints have been made: the newest writes are lost, and "
+                     "with them what says which of the tables' places still count");
     }
     auto rows = make_rows();
-    if (!rows) co_return tl::unexpected(rows.error());
+    if (!rows) co_return rows;
     finish();
-    co_return std::move(out_);
+    co_return Status{};
   }
 
- private:
-  // Without a quorum anywhere, a single good copy tells which segment was the head last; without any, the
-  // newest journal does.
-  io::Task<Result<size_t>> find_head(std::vector<size_t> candidates) {
-    if (candidates.size() == 1) co_return candidates.front();
-    size_t head = SIZE_MAX;
-    for (const size_t i : candidates) {
+  void set_head(size_t file) {
+    out_.primary = file;
+    out_.head = labels_[file]->segment;
+    out_.super.volume = labels_[file]->volume;
+    for (const size_t i : candidates_) {
+      if (i != file) out_.to_mark.push_back(i);
+    }
+  }
+
+  io::Task<Status> read_labels() {
+    const Label* first = nullptr;
+    for (size_t i = 0; i < files_.size(); ++i) {
+      labels_.emplace_back();
+      bases_.emplace_back();
+      if (i == base_) continue;  // somebody else's bytes
+      std::string blemish;
+      auto label = co_await read_label(*files_[i], &blemish);
+      if (!label) continue;
+      labels_[i] = std::move(*label);
+      if (labels_[i]->role == SegmentRole::kPrimary) candidates_.push_back(i);
+    }
+    for (const auto& label : labels_) {
+      if (!label) continue;
+      if (first == nullptr) first = &*label;
+      if (label->volume == first->volume) continue;
+      co_return fail(Code::kCorrupt, fmt::format("segment {} belongs to volume {}, expected {}",
+                                                 label->segment.str(), label->volume.str(),
+                                                 first->volume.str()));
+    }
+    if (candidates_.empty()) co_return fail(Code::kNotFound, "none of the segments is a primary");
+    co_return none_twice(labels_);
+  }
+
+  // The newest superblock that is left anywhere, if it says what the volume is, and not only who says it.
+  // False: none does.
+  io::Task<Result<bool>> read_areas() {
+    size_t good = 0;
+    std::optional<Superblock> newest;
+    for (const size_t i : candidates_) {
+      const auto area = co_await read_head_area(*files_[i], labels_[i]->volume, labels_[i]->segment);
+      if (!area) co_return tl::unexpected(area.error());
       const io::Buffer copy(kSuperBytes);
       for (uint32_t at = 0; at < kSuperCopies; ++at) {
         const uint64_t offset = Layout::super_offset(at);
         const int read = co_await io::read(*files_[i], offset, copy.span());
         if (read < 0) co_return fail_errno(read, "cannot read the superblock");
         const auto super = decode_superblock(copy.span(), offset, labels_[i]->volume);
-        if (!super || super->sequence <= seen_) continue;
-        const Uuid now = super->moved_to.is_nil() ? labels_[i]->segment : super->moved_to;
-        const auto named = std::find_if(candidates.begin(), candidates.end(),
-                                        [&](size_t c) { return labels_[c]->segment == now; });
-        if (named == candidates.end())
-          co_return fail(Code::kNotFound, fmt::format("the primary {} is missing", now.str()));
-        seen_ = super->sequence;
-        head = *named;
+        if (!super) continue;
+        seen_ = std::max(seen_, super->sequence);
+        // Of a claim and a mark that are equally old the claim counts: the mark speaks of it.
+        const bool newer = !newest || super->sequence > newest->sequence ||
+                           (super->sequence == newest->sequence && super->moved_to.is_nil() &&
+                            !newest->moved_to.is_nil());
+        if (newer) {
+          newest = *super;
+          named_ = super->moved_to.is_nil() ? labels_[i]->segment : super->moved_to;
+          good = 0;
+          out_.stands = area->is_claim() && area->super == *super;
+        }
+        good += *super == *newest ? 1 : 0;
       }
     }
-    if (head != SIZE_MAX) co_return head;
+    if (!newest) co_return false;
+    const auto head = std::find_if(candidates_.begin(), candidates_.end(),
+                                   [&](size_t i) { return labels_[i]->segment == named_; });
+    if (head == candidates_.end())
+      co_return fail(Code::kNotFound, fmt::format("the primary {} is missing", named_.str()));
+    if (!newest->moved_to.is_nil()) {
+      out_.stands = false;
+      co_return false;
+    }
+    set_head(*head);
+    out_.super = std::move(*newest);
+    out_.from = fmt::format("{} of {} copies in segment {} are good: they are believed", good, kSuperCopies,
+                            out_.head.str());
+    co_return true;
+  }
+
+  // A superblock that is left somewhere tells; without any, the newest journal does.
+  io::Task<Result<size_t>> find_head() {
+    if (candidates_.size() == 1) co_return candidates_.front();
+    for (const size_t i : candidates_) {
+      if (labels_[i]->segment == named_) co_return i;
+    }
+    size_t head = SIZE_MAX;
     Epoch newest;
-    for (const size_t i : candidates) {
+    for (const size_t i : candidates_) {
       out_.primary = i;
       auto ring = co_await read_ring();
       if (!ring) co_return tl::unexpected(ring.error());
@@ -84,31 +185,6 @@ class Rebuild {
     out_.assumptions.push_back(fmt::format("segment {} is taken as the primary: its journal is the newest",
                                            labels_[head]->segment.str()));
     co_return head;
-  }
-
-  io::Task<Status> read_labels() {
-    std::vector<size_t> candidates;
-    for (size_t i = 0; i < files_.size(); ++i) {
-      std::string blemish;
-      auto label = co_await read_label(*files_[i], &blemish);
-      labels_.push_back(label ? std::optional(std::move(*label)) : std::nullopt);
-      bases_.emplace_back();
-      if (!labels_[i] || labels_[i]->role != SegmentRole::kPrimary) continue;
-      candidates.push_back(i);
-    }
-    if (candidates.empty()) co_return fail(Code::kNotFound, "none of the segments is a primary");
-    auto found = co_await find_head(candidates);
-    if (!found) co_return tl::unexpected(found.error());
-    const size_t primary = *found;
-    out_.primary = primary;
-    out_.head = labels_[primary]->segment;
-    for (const size_t i : candidates) {
-      if (i != primary) out_.to_mark.push_back(i);
-    }
-    out_.super.volume = labels_[primary]->volume;
-    if (labels_[primary]->layout.checksum_pages > 0) out_.super.features |= kFeatureChecksums;
-    if (labels_[primary]->base) out_.super.features |= kFeatureBase;
-    co_return Status{};
   }
 
   const Label& primary() const { return *labels_[out_.primary]; }
@@ -244,9 +320,15 @@ class Rebuild {
     }
   }
 
+  bool is_there(const Uuid& segment) const {
+    return std::any_of(labels_.begin(), labels_.end(),
+                       [&](const auto& label) { return label && label->segment == segment; });
+  }
+
   // Rows as the chain knows them; of the others, as their pages and labels tell.
   Status make_rows() {
     std::vector<SegmentRow>& rows = out_.super.segments;
+    std::vector<Uuid> released;
     for (const DecodedBlock& block : chain_) {
       for (uint32_t i = 0; i < block.header.count; ++i) {
         ASSIGN_OR_RETURN(const Record record,
@@ -261,6 +343,12 @@ class Rebuild {
         const auto known =
             std::find_if(rows.begin(), rows.end(), [&](const auto& r) { return r.id == row->id; });
         known == rows.end() ? rows.push_back(*row) : void(*known = *row);
+        if (row->state != SegmentState::kReleased) continue;
+        released.push_back(row->uuid);
+        if (is_there(row->uuid)) continue;
+        // Its file was removed behind a checkpoint that no longer knew it: replay began behind this block.
+        out_.super.replay_from = block.header.seq.next();
+        out_.super.replay_prev_crc = block.crc;
       }
     }
     std::erase_if(rows, [](const SegmentRow& row) { return row.state == SegmentState::kReleased; });
@@ -285,7 +373,8 @@ class Rebuild {
       const Label& label = *labels_[i];
       const bool known =
           std::any_of(rows.begin(), rows.end(), [&](const auto& r) { return r.uuid == label.segment; });
-      if (known) continue;
+      const bool gone = std::find(released.begin(), released.end(), label.segment) != released.end();
+      if (known || gone) continue;
       SegmentRow row;
       row.uuid = label.segment;
       row.role = i == out_.primary ? SegmentRole::kPrimary : SegmentRole::kShadow;
@@ -318,18 +407,23 @@ class Rebuild {
     Superblock& super = out_.super;
     const uint64_t cluster = primary().geometry.cluster();
     super.size = std::max(primary().volume_size, grown_);
+    const char* told = grown_ > primary().volume_size ? "the journal tells of that growth"
+                                                      : "as it was made; a record of growth may be gone";
     if (clusters_ > div_up(super.size, cluster)) {  // it has grown, and the record is gone
       super.size = clusters_ * cluster;
-      out_.assumptions.push_back(
-          fmt::format("the size is taken as {} bytes: the end of what is stored", super.size));
+      told = "the end of what is stored";
     }
+    out_.assumptions.push_back(fmt::format("the size is taken as {} bytes: {}", super.size, told));
     // Past anything that may have been written before.
     super.sequence = std::max(super.epoch.v + super.checkpoint.v * 2 + 1024, seen_ + 1);
     out_.assumptions.emplace_back("redirect is taken as allocating");
   }
 
   std::vector<io::File*> files_;
+  const size_t base_;
   Rebuilt out_;
+  std::vector<size_t> candidates_;  // for the head, by their labels
+  Uuid named_;                      // the head by the newest superblock copy of any segment
   std::vector<std::optional<Label>> labels_;
   std::vector<std::optional<Pcn>> bases_;
   io::Buffer ring_;
@@ -342,8 +436,8 @@ class Rebuild {
 
 }  // namespace
 
-io::Task<Result<Rebuilt>> rebuild_superblock(std::vector<io::File*> files) {
-  Rebuild rebuild(std::move(files));
+io::Task<Result<Rebuilt>> rebuild_superblock(std::vector<io::File*> files, size_t base) {
+  Rebuild rebuild(std::move(files), base);
   auto outcome = co_await rebuild.run();
   co_return outcome;
 }

@@ -291,7 +291,8 @@ bool Engine::check_piece(const Piece& piece) {
 // `at` bytes into the piece.
 void Engine::tell_corrupt(const Piece& piece, uint64_t at) {
   const IoTask& task = *piece.task;
-  const auto in_task = static_cast<uint64_t>(piece.memory.data() - task.memory);
+  auto in_task = static_cast<uint64_t>(piece.memory.data() - task.memory);
+  if (in_task >= task.end - task.begin) in_task -= task.end - task.begin;  // a blob: add_blob()
   const Lcn lcn(static_cast<uint32_t>((task.begin + in_task + at) >> geometry_.cluster_bits()));
   ++stats_.checksum_errors;
   tell([where = CorruptData{piece.segment->row.id, piece.at + at, lcn}](Listener& listener) {

@@ -136,7 +136,7 @@ class Engine final : public Volume,
   bool lock_unmap(IoTask& task);
   void run_unmap(IoTask& task);
 
-  void add_blob(IoTask& task, const extent::Mapping& mapping, uint64_t from);
+  void add_blob(IoTask& task, const extent::Mapping& mapping, uint64_t cluster_begin);
   // The wall (engine_hold.cc).
   void hold(IoTask& task);
   void retry_held();

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "volume/engine.h"
 
@@ -15,7 +16,7 @@ void Engine::start_read(IoTask& task) {
   if ((request.offset | request.length) % alignment_ != 0) {
     task.begin = align_down(task.begin, geometry_.sub_block());
     task.end = align_up(task.end, geometry_.sub_block());
-    task.bounce = buffers_.take(task.end - task.begin);
+    task.bounce = buffers_.take((task.end - task.begin) * (task.scrub != nullptr ? 2 : 1));
     task.memory = task.bounce.data();
   }
   const auto first = static_cast<uint32_t>(task.begin >> geometry_.cluster_bits());
@@ -36,6 +37,7 @@ void Engine::run_read(IoTask& task) {
       if ((mapping.mask_a & bit) != 0) return mapping.a;
       return (mapping.mask_b & bit) != 0 ? mapping.b : Pcn(0);
     };
+    bool has_blob = false;
     while (at < cluster_end) {
       const Pcn owner = owner_of(at);
       uint64_t to = cluster_end;
@@ -46,8 +48,9 @@ void Engine::run_read(IoTask& task) {
       if (owner.v == 0) {
         std::memset(task.memory + (at - task.begin), 0, to - at);
       } else if (owner == mapping.container()) {
-        const bool as_stored = task.scrub != nullptr && mapping.b.v == 0;
-        as_stored ? add_blob(task, mapping, at) : add_unpack(task, mapping, at, to);
+        const bool as_stored = task.scrub != nullptr && segments_.of(owner).checksums.exists();
+        if (!as_stored) add_unpack(task, mapping, at, to);
+        if (as_stored && !std::exchange(has_blob, true)) add_blob(task, mapping, align_down(at, cluster));
       } else {
         add_piece(task, owner, at, to, false);
       }

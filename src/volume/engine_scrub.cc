@@ -71,7 +71,7 @@ io::Task<Status> ScrubReader::scrub_clusters(Lcn first, uint32_t clusters, Scrub
   read.kind = block::OpKind::kRead;
   read.offset = first.v * cluster;
   read.length = std::min(clusters * cluster, engine_.size_ - read.offset);
-  io::Buffer memory = engine_.buffers_.take(read.length);
+  io::Buffer memory = engine_.buffers_.take(2 * read.length);  // as much again for blobs: add_blob()
   read.data = memory.first(read.length);
   Await all{engine_, read, counts};
   co_await all;
@@ -79,16 +79,18 @@ io::Task<Status> ScrubReader::scrub_clusters(Lcn first, uint32_t clusters, Scrub
   co_return Status{};  // what went wrong is in the counts
 }
 
-// A scrub reads a squeezed cluster as it is stored: its slots. (One with an overlay is decoded, which tells
-// as much: its blob has a checksum of its own.)
-void Engine::add_blob(IoTask& task, const extent::Mapping& mapping, uint64_t from) {
+// A scrub reads a squeezed cluster as it is stored: its slots, behind the memory of what it reads otherwise,
+// since there may be an overlay above. (Where its segment has no checksums it is decoded, which checks the
+// blob's own.)
+void Engine::add_blob(IoTask& task, const extent::Mapping& mapping, uint64_t cluster_begin) {
   const extent::Pack pack = mapping.container_pack();
   Piece& piece = task.pieces.emplace_back();
   piece.task = &task;
   piece.segment = &segments_.of(mapping.container());
   piece.at = piece.segment->data_offset(mapping.container(), geometry_) +
              uint64_t{pack.slot()} * geometry_.sub_block();
-  piece.memory = {task.memory + (from - task.begin), size_t{pack.count()} * geometry_.sub_block()};
+  std::byte* memory = task.memory + (task.end - task.begin) + (cluster_begin - task.begin);
+  piece.memory = {memory, size_t{pack.count()} * geometry_.sub_block()};
 }
 
 // A piece that a scrub has read, with nobody writing beside it.

@@ -247,6 +247,8 @@ ClusterPlan Engine::plan_cluster(const IoTask& task, Lcn lcn, bool may_move) {
     choose_target(plan, mapping, may_move);
   }
   plan.elsewhere = plan.placed & mapping.mask();
+  const bool in_a = mapping.a != plan.target && (plan.elsewhere & mapping.mask_a) != 0;
+  plan.elsewhere_at = in_a ? mapping.a : mapping.b;
   return plan;
 }
 
@@ -343,7 +345,9 @@ void Engine::write_done(IoTask& task) {
 
 // The data of `plan` is down: its bits now lie with its target, but for those that another write has found
 // another place for meanwhile. That write was there at the same time as this one, and counts as the later:
-// behind it there may be an older one at the target, which must not come back.
+// behind it there may be an older one at the target, which must not come back. What still lies where it did
+// when this was planned has no later write. (Containers are packed anew meanwhile, but nothing goes into one
+// while a write of it is under way.)
 void Engine::place(const ClusterPlan& plan) {
   const Mapping before = map_.get(plan.lcn);
   Mapping after = before;
@@ -351,10 +355,11 @@ void Engine::place(const ClusterPlan& plan) {
   const bool into_a = after.a == plan.target;
   uint16_t& gaining = into_a ? after.mask_a : after.mask_b;
   uint16_t& losing = into_a ? after.mask_b : after.mask_a;
-  const auto wins = static_cast<uint16_t>(plan.placed & ~(losing & ~plan.elsewhere));
+  const Pcn loser = into_a ? after.b : after.a;
+  const bool there_still = loser == plan.elsewhere_at || loser == before.container();
+  const auto wins = static_cast<uint16_t>(plan.placed & ~(losing & ~(there_still ? plan.elsewhere : 0)));
   gaining |= wins;
   losing &= static_cast<uint16_t>(~wins);
-  const Pcn loser = into_a ? after.b : after.a;
   const bool emptied = loser.v != 0 && losing == 0 && (into_a ? before.mask_b : before.mask_a) != 0;
   const bool leaves_container = emptied && loser == before.container();
   // A move gives its places back itself: somebody may still read there.

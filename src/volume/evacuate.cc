@@ -170,27 +170,30 @@ io::Task<Status> Evacuator::evacuate(Uuid uuid, SegmentState how, uint64_t prima
       fold.emplace(engine_, wanted, *clusters);
     }
     auto checked = fold ? fold->check(segment) : check_drain_room(segment);
-    if (!checked) co_return checked;
+    if (!checked) {
+      // Of an earlier life, and what is beside it is not what it was: it does not stay half way for ever.
+      if (segment.is_leaving()) co_await keep(segment, SegmentState::kMerged);
+      co_return checked;
+    }
     engine_.placement_.begin_evacuation(segment, how);
     if (fold) {
       fold->begin();
       // First touches may have come while it was counted; none do now.
       fold->recount(co_await engine_.base_.homeless(executor_, engine_.map_, segment));
+      engine_.retry_later();
     }
     auto emptied = co_await empty(segment, 0, fold ? &*fold : nullptr);
     if (fold) {
       auto grown = co_await fold->end(!emptied);
       if (!grown && !emptied && emptied.error().code == Code::kNoSpace) emptied = grown;
       fold.reset();
+      engine_.retry_later();  // what was set aside and not used is anybody's again
     }
     if (!emptied) {
       // Where it was before: part of the volume. What has moved stays moved.
       const bool over = emptied.error().code == Code::kShutdown || committer_.poisoned();
       if (!over) {
-        engine_.placement_.end_evacuation(segment,
-                                          before == SegmentState::kSealed ? before : SegmentState::kMerged);
-        engine_.retry_later();
-        auto kept = co_await committer_.commit();
+        auto kept = co_await keep(segment, before == SegmentState::kSealed ? before : SegmentState::kMerged);
         if (!kept) co_return kept;
       }
       co_return emptied;
@@ -199,6 +202,13 @@ io::Task<Status> Evacuator::evacuate(Uuid uuid, SegmentState how, uint64_t prima
   }
   auto released = co_await release(segment);
   co_return released;
+}
+
+io::Task<Status> Evacuator::keep(Segment& segment, SegmentState state) {
+  engine_.placement_.end_evacuation(segment, state);
+  engine_.retry_later();
+  auto kept = co_await committer_.commit();
+  co_return kept;
 }
 
 // Until durable history has nothing in the segment from cluster `first` on. What does not go into `fold` goes

@@ -53,6 +53,7 @@ class Evacuator {
  private:
   struct DrainRoom;
   io::Task<Status> evacuate(Uuid uuid, SegmentState how, uint64_t primary_bytes);
+  io::Task<Status> keep(Segment& segment, extent::SegmentState state);  // it does not leave after all
   io::Task<Status> empty(Segment& segment, uint32_t first, FoldRoom* fold);
   io::Task<Status> resize_backing(Segment& segment, uint64_t bytes);
   io::Task<Status> release(Segment& segment);

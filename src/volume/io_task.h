@@ -37,7 +37,8 @@ struct ClusterPlan {
   bool skip = false;   // zeros onto nothing: nothing to do
   bool home = false;   // `target` is its own place in the base, which must still be taken
   bool fresh = false;  // some of it has no place yet: a first touch
-  uint16_t elsewhere = 0;  // of `placed`: what had another place when this was planned
+  uint16_t elsewhere = 0;  // of `placed`: what had another place when this was planned ...
+  Pcn elsewhere_at;        // ... and which
 };
 
 struct ScrubCounts;

@@ -223,6 +223,7 @@ std::vector<SegmentInfo> Engine::segments() const {
     const uint64_t used = segment->allocator.taken();
     out.push_back({row.id, row.uuid, row.role, row.state, uint64_t{row.clusters} * geometry_.cluster(),
                    used * geometry_.cluster(), segment->file->size(),
+                   extent::bytes_for(segment->layout, geometry_, row.clusters),
                    extent::bytes_for(segment->layout, geometry_, segment->layout.clusters),
                    segment->layout.journal_blocks > 0});
   }

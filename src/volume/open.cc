@@ -190,8 +190,14 @@ io::Task<Result<Volume::Opened>> Volume::open(io::Executor& executor, std::vecto
   if (!repaired) co_return tl::unexpected(repaired.error());
   // A crash has cut the change of the primary in two: head_move.cc.
   const extent::Superblock mark = extent::make_mark(state.stored, segments[state.segments.front().file].uuid);
-  for (const size_t other : state.to_mark) {
-    auto marked = co_await extent::write_superblock(*segments[other].file, mark);
+  for (const extent::ToMark& other : state.to_mark) {
+    io::File& file = *segments[other.file].file;
+    Status marked;
+    if (other.agreed) {  // what is good of it stays
+      marked = co_await extent::repair_superblock(file, other.super, other.good);
+    } else {
+      marked = co_await extent::write_superblock(file, mark);
+    }
     if (!marked) co_return tl::unexpected(marked.error());
   }
   state.super.epoch = state.super.epoch.next();

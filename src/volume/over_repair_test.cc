@@ -157,7 +157,7 @@ TEST(OverRescue, ASuperblockIsRebuiltWithTheImageAndTheSizeThatTheVolumeGrewTo) 
     ASSERT_FALSE(rig.open());
     {
       const OverRig::Files files = rig.open_files();
-      auto rebuilt = rig.wait(extent::rebuild_superblock(files.pointers));
+      auto rebuilt = rig.wait(extent::rebuild_superblock(files.pointers, files.base));
       ASSERT_TRUE(rebuilt) << rebuilt.error().message;
       EXPECT_EQ(rebuilt->super.size, grown ? 20 * kMiB : kSize);
       EXPECT_EQ(rebuilt->super.features, extent::kFeatureChecksums | extent::kFeatureBase);

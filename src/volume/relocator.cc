@@ -400,6 +400,11 @@ io::Task<Status> Relocator::switch_places(std::vector<Item>& items) {
 
 // False: a cluster is not at rest yet; the caller goes on with it.
 io::Task<bool> Relocator::end_moves(std::vector<Item>& items, bool failed) {
+  for (Item& item : items) {
+    const Mapping mapping = parts_.map.get(item.lcn);
+    item.source_was_empty = mapping.mask_of(item.move->source) == 0;
+    item.target_was_empty = mapping.mask_of(item.move->target) == 0;
+  }
   Watch watch(parts_, items);
   co_await watch;
   std::vector<Item> busy;
@@ -410,15 +415,19 @@ io::Task<bool> Relocator::end_moves(std::vector<Item>& items, bool failed) {
   co_return items.empty();
 }
 
-// Every request that was there when the source fell out of the map has ended. Gives back what is not used.
+// Gives back what is not used: what had fallen out of the map when those were waited for that were in the
+// cluster, and who came later found nothing there. Nor does a write go there: one that came later goes to the
+// target, and if that is what is empty, or a part has stayed at the source, the move ends in a moment without
+// writes. (Not otherwise: a cluster may never have one.)
 bool Relocator::end_move(const Item& item, bool failed) {
   const Move move = *item.move;
   Mapping mapping = parts_.map.get(item.lcn);
   const bool written = parts_.locks.being_written(item.lcn) != 0;
-  if (mapping.mask_of(move.source) != 0 && !failed) return false;
-  // A place without a sub-block may be what a write under way is going to.
-  const bool unused = mapping.mask_of(move.source) == 0 || mapping.mask_of(move.target) == 0;
-  if (unused && written) return false;
+  const bool source_empty = mapping.mask_of(move.source) == 0;
+  const bool target_empty = mapping.mask_of(move.target) == 0;
+  if (!source_empty && !failed) return false;
+  if (written && (failed || target_empty)) return false;
+  if ((source_empty && !item.source_was_empty) || (target_empty && !item.target_was_empty)) return false;
   for (const Pcn pcn : {move.source, move.target}) {
     if (mapping.mask_of(pcn) != 0) continue;
     if (mapping.b == pcn) {

@@ -93,6 +93,8 @@ class Relocator {
   struct Item {
     Lcn lcn;
     Move* move;
+    // What had fallen out of the map before those were waited for that were there.
+    bool source_was_empty = false, target_was_empty = false;
   };
   struct Transfer;
   struct Transfers;

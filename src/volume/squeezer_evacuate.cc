@@ -174,7 +174,10 @@ io::Task<Status> Squeezer::move_container(Pcn from, Pcn to) {
   std::array<extent::Container::Member, extent::kMembers> members;
   const extent::Container* container = engine_.containers_.find(from);
   const uint32_t count = outcome && container != nullptr ? container->members(members) : 0;
-  if (count == 0) engine_.segments_.of(to).allocator.release(to);
+  if (count == 0) {
+    engine_.segments_.of(to).allocator.release(to);
+    engine_.retry_later();
+  }
   for (uint32_t i = 0; i < count; ++i) {
     const Lcn lcn = members[i].lcn;
     const extent::Mapping before = engine_.map_.get(lcn);

@@ -84,7 +84,7 @@ bool Squeezer::pick(Parcel& parcel) {
 
 // Where a first touch could go, but never ahead of a write that waits for one.
 Pcn Squeezer::cluster_elsewhere() {
-  if (!engine_.held_.empty()) return Pcn(0);
+  if (!engine_.held_.empty() || engine_.retrying_ != nullptr) return Pcn(0);
   for (Segment* segment : engine_.segments_.all()) {
     if (segment->row.state != SegmentState::kMerged || segment->room() == 0) continue;
     if (const auto other = segment->allocator.allocate(1); other.count > 0) return other.first;

@@ -43,6 +43,7 @@ struct SegmentInfo {
   uint64_t capacity = 0;     // bytes of data
   uint64_t used = 0;         // bytes of allocated clusters
   uint64_t backing = 0;      // bytes of its backing, metadata included
+  uint64_t occupied = 0;     // of those, what `capacity` takes; the rest is a growth that a crash cut short
   uint64_t backing_max = 0;  // the largest that resize_segment() can make it
   bool has_journal = false;  // made to be the primary: it is, was, or is to be
 };
