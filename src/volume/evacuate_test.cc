@@ -151,6 +151,31 @@ TEST_F(Evacuation, FoldConvergesUnderAWriterThatNeverStops) {
   EXPECT_TRUE(rig_.findings().empty());
 }
 
+// What is beside it is not what it was: the segment does not stay half way out for ever.
+TEST_F(Evacuation, AFoldOfAnEarlierLifeThatFindsNoRoomIsTakenBack) {
+  const Uuid shadow = with_a_full_shadow(true);
+  ASSERT_TRUE(resize_primary(backing_of_primary() + 12 * kMiB));
+  std::optional<Status> folded;
+  io::spawn(rig_.volume().fold_shadow(shadow, 0), [&](Status&& status) { folded = std::move(status); });
+  while (find(rig_.volume().segments(), shadow)->state != SegmentState::kFolding) rig_.turn();
+  rig_.volume().stop_jobs();
+  while (!folded) rig_.turn();
+  ASSERT_FALSE(*folded);
+  rig_.close();
+  ASSERT_TRUE(rig_.open()) << rig_.error.message;
+  ASSERT_EQ(find(rig_.volume().segments(), shadow)->state, SegmentState::kFolding);
+  const SegmentInfo primary = rig_.volume().segments().front();
+  EXPECT_LE(primary.occupied, primary.backing);
+  const uint64_t free = primary.capacity - primary.used;
+  ASSERT_EQ(rig_.write(300 * kMiB, free - kMiB, 9), Code::kOk);
+  const Status again = rig_.wait(rig_.volume().fold_shadow(shadow, 0));
+  ASSERT_FALSE(again);
+  EXPECT_EQ(again.error().code, Code::kFailedPrecondition);
+  EXPECT_EQ(find(rig_.volume().segments(), shadow)->state, SegmentState::kMerged);
+  expect_contents();
+  EXPECT_EQ(rig_.write(600 * kMiB, 2 * kMiB, 4), Code::kOk) << "it takes first touches again";
+}
+
 TEST_F(Evacuation, FirstTouchesDoNotTakeWhatAFoldHasReserved) {
   const Uuid shadow = with_a_full_shadow(true);
   // Room for the shadow's 12 MiB, and not a cluster more.

@@ -167,5 +167,38 @@ TEST(OverRescue, ASuperblockIsRebuiltWithTheImageAndTheSizeThatTheVolumeGrewTo) 
   }
 }
 
+// A guest may write what it likes into the image, the beginning of another volume's primary included.
+TEST(OverRescue, WhatLooksLikeALabelInTheImageIsNotRead) {
+  OverRig rig(true);
+  const auto label = OverRig::bytes(rig.head, 0, 2 * kMetaBlock);
+  const int fd = ::open(rig.image_path().c_str(), O_WRONLY | O_CLOEXEC);
+  ASSERT_EQ(::pwrite(fd, label.data(), label.size(), 0), static_cast<ssize_t>(label.size()));
+  ::close(fd);
+  for (uint32_t copy = 0; copy < extent::kSuperCopies; ++copy)
+    OverRig::trash(rig.head, Layout::super_offset(copy), extent::kSuperBytes);
+  const OverRig::Files files = rig.open_files();
+  const auto rebuilt = rig.wait(extent::rebuild_superblock(files.pointers, files.base));
+  ASSERT_TRUE(rebuilt) << rebuilt.error().message;
+  EXPECT_NE(rebuilt->primary, files.base);
+  EXPECT_TRUE(rebuilt->to_mark.empty());
+}
+
+TEST(OverRepair, AVolumeSmallerThanItsImageIsRefused) {
+  OverRig rig;
+  std::vector<std::byte> copy = OverRig::bytes(rig.head, Layout::super_offset(0), extent::kSuperBytes);
+  auto super = extent::decode_superblock(copy, Layout::super_offset(0), rig.label.volume);
+  ASSERT_TRUE(super);
+  super->size = kMiB;
+  {
+    const OverRig::Files files = rig.open_files();
+    const std::vector<std::string> names = *rig.pool().list();
+    size_t index = 0;
+    while (rig.directory() + "/" + names[index] + ".seg" != rig.head) ++index;
+    ASSERT_TRUE(rig.wait(extent::write_superblock(*files.pointers[index], *super)));
+  }
+  EXPECT_FALSE(rig.open());
+  EXPECT_NE(rig.error.message.find("the image that it lies over"), std::string::npos) << rig.error.message;
+}
+
 }  // namespace
 }  // namespace foreshadow::volume

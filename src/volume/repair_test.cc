@@ -302,6 +302,83 @@ TEST(Rescue, SqueezedClustersComeBackToo) {
   rig.expect_whole();
 }
 
+// What is left of a superblock tells more than tables and journal do: the record of a growth is gone from the
+// ring long before.
+TEST(Rescue, ALoneGoodCopyIsBelievedAndNotGuessed) {
+  LostRig rig;
+  ASSERT_TRUE(rig.open());
+  ASSERT_TRUE(rig.wait(rig.volume().grow(2 * kGiB)));
+  rig.close();
+  for (uint32_t copy = 0; copy + 1 < extent::kSuperCopies; ++copy)
+    rig.trash(Layout::super_offset(copy), extent::kSuperBytes);
+  ASSERT_FALSE(rig.open());
+  auto rebuilt = rig.rebuild(true);
+  ASSERT_TRUE(rebuilt) << rebuilt.error().message;
+  EXPECT_FALSE(rebuilt->stands);
+  EXPECT_EQ(rebuilt->super.size, 2 * kGiB);
+  EXPECT_TRUE(rebuilt->assumptions.empty());
+  EXPECT_NE(rebuilt->from.find("1 of 4 copies"), std::string::npos) << rebuilt->from;
+  rig.expect_whole();
+  rig.close();
+  rebuilt = rig.rebuild(false);
+  ASSERT_TRUE(rebuilt) << rebuilt.error().message;
+  EXPECT_TRUE(rebuilt->stands);
+  EXPECT_NE(rebuilt->from.find("4 of 4 copies"), std::string::npos) << rebuilt->from;
+}
+
+TEST(Rescue, AReleasedSegmentIsNotMissed) {
+  for (const bool gone : {true, false}) {
+    LostRig rig;
+    ASSERT_TRUE(rig.open());
+    const Uuid shadow = rig.add_shadow(16 * kMiB);
+    ASSERT_EQ(rig.write(400 * kMiB, kMiB, 7), Code::kOk);
+    ASSERT_TRUE(rig.wait(rig.volume().drain_segment(shadow)));
+    ASSERT_EQ(rig.write(500 * kMiB, kMiB, 8), Code::kOk);
+    rig.close();
+    rig.path = rig.directory() + "/" + rig.primary_name();
+    if (gone) {
+      ASSERT_TRUE(rig.pool().remove(shadow.str()));
+    }
+    rig.lose_superblock();
+    auto rebuilt = rig.rebuild(true);
+    ASSERT_TRUE(rebuilt) << rebuilt.error().message;
+    EXPECT_EQ(rebuilt->state->segments.size(), gone ? 1u : 2u) << "the record that it is released is replayed";
+    rig.expect_whole();
+    EXPECT_EQ(rig.volume().segments().size(), gone ? 1u : 2u);
+    EXPECT_TRUE(rig.holds(400 * kMiB, kMiB, 7));
+    EXPECT_TRUE(rig.holds(500 * kMiB, kMiB, 8));
+  }
+}
+
+TEST(Rescue, AnEmptyJournalBesideUsedTablesProvesNothing) {
+  LostRig rig;
+  rig.lose_superblock();
+  rig.put(rig.layout.journal_offset,
+          std::vector<std::byte>(size_t{rig.layout.journal_blocks} * kMetaBlock, std::byte{0}));
+  const auto rebuilt = rig.rebuild(false);
+  ASSERT_FALSE(rebuilt);
+  EXPECT_NE(rebuilt.error().message.find("the journal is empty"), std::string::npos)
+      << rebuilt.error().message;
+}
+
+// An older copy of a backing must not stand in for the newer.
+TEST(Repair, ASegmentThatIsThereTwiceIsRefused) {
+  LostRig rig;
+  ASSERT_TRUE(rig.open());
+  const Uuid shadow = rig.add_shadow(16 * kMiB);
+  rig.close();
+  std::filesystem::copy_file(rig.directory() + "/" + shadow.str() + ".seg", rig.directory() + "/copy.seg");
+  const DamagedRig::OpenBackings opened(rig);
+  const auto state = rig.wait(extent::recover(opened.pointers));
+  ASSERT_FALSE(state);
+  EXPECT_NE(state.error().message.find("is there twice"), std::string::npos) << state.error().message;
+  const auto report = rig.wait(extent::repair_segments(opened.pointers, true));
+  ASSERT_TRUE(report);
+  EXPECT_TRUE(report->orphans.empty());
+  ASSERT_EQ(report->refused.size(), 1u);
+  EXPECT_FALSE(rig.wait(extent::rebuild_superblock(opened.pointers)));
+}
+
 TEST(Rescue, AGapInHistoryOrADamagedPageProvesNothing) {
   {
     LostRig rig;
