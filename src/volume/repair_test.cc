@@ -342,7 +342,7 @@ TEST(Rescue, AReleasedSegmentIsNotMissed) {
     rig.lose_superblock();
     auto rebuilt = rig.rebuild(true);
     ASSERT_TRUE(rebuilt) << rebuilt.error().message;
-    EXPECT_EQ(rebuilt->state->segments.size(), gone ? 1u : 2u) << "the record that it is released is replayed";
+    EXPECT_EQ(rebuilt->state->segments.size(), gone ? 1u : 2u) << "the record of its release is replayed";
     rig.expect_whole();
     EXPECT_EQ(rig.volume().segments().size(), gone ? 1u : 2u);
     EXPECT_TRUE(rig.holds(400 * kMiB, kMiB, 7));

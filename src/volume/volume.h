@@ -50,8 +50,7 @@ struct SegmentInfo {
 
 struct Usage {
   uint64_t size = 0;  // logical
-  // Data bytes of every segment, the warm one included; of a base what is used, for the rest is nobody
-  // else's.
+  // Data bytes of every segment, the warm one included; of a base what is used: nobody else has the rest.
   uint64_t capacity = 0;
   uint64_t used = 0;          // allocated clusters: what runs out
   uint64_t outside_base = 0;  // of those, what does not lie in the base; all of it if there is none
