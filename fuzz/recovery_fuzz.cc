@@ -42,9 +42,13 @@ T wait(sim::Scheduler& scheduler, io::Task<T> task) {
 // One golden image, and what it takes to change it and to have it back.
 class Image {
  public:
-  explicit Image(bool closed)
-      : golden_(sim::make_golden_image(sim::Golden::kPlain, closed)), bytes_(golden_) {
+  Image(sim::Golden what, bool closed) : golden_(sim::make_golden_image(what, closed)), bytes_(golden_) {
     for (const auto& backing : golden_.backings) {
+      if (backing.is_base) {
+        base_ = touched_.size();
+      } else {
+        ours_.push_back(touched_.size());
+      }
       touched_.emplace_back(backing.metadata_bytes / kMetaBlock, false);
     }
     state_ = recovered("the image as it is can be recovered");
@@ -67,6 +71,7 @@ class Image {
     return out;
   }
   const Uuid& uuid(size_t backing) const { return golden_.backings[backing].uuid; }
+  size_t base() const { return base_; }
 
   void change(fuzz::Input& in) {
     const uint8_t what = in.u8();
@@ -140,7 +145,7 @@ class Image {
     sim::Scheduler scheduler(1);
     scheduler.set_orderly(true);
     auto files = open(scheduler);
-    auto out = wait(scheduler, recover(pointers(files)));
+    auto out = wait(scheduler, recover(pointers(files), base_));
     expect(out.has_value(), property);
     return std::move(*out);
   }
@@ -168,7 +173,7 @@ class Image {
   }
   // Any block of metadata. Whatever it is, its checksum is at 4 or at 8.
   void change_block(fuzz::Input& in, bool at_eight, bool seal) {
-    const size_t backing = in.u8() % bytes_.backings.size();
+    const size_t backing = ours_[in.u8() % ours_.size()];
     const uint64_t blocks = golden_.backings[backing].metadata_bytes / kMetaBlock;
     const auto target = block(backing, in.u8() % blocks * kMetaBlock);
     put(in, target);
@@ -183,7 +188,7 @@ class Image {
     });
   }
   void change_label(fuzz::Input& in, bool rows_too) {
-    const size_t backing = in.u8() % bytes_.backings.size();
+    const size_t backing = ours_[in.u8() % ours_.size()];
     fuzz::Input start = in;
     for (uint32_t copy = 0; copy < kLabelCopies; ++copy) {
       in = start;
@@ -262,7 +267,7 @@ class Image {
   void draw_entry(fuzz::Input& in) {
     const RecoveredSegment& segment = state_->segments[in.u8() % state_->segments.size()];
     if (segment.places[0] == kNoPlace) return;
-    const auto target = block(segment.file, segment.layout.page_offset(0, segment.places[0]));
+    const auto target = block(segment.table_file, segment.layout.page_offset(0, segment.places[0]));
     auto content = decode_page(target, state_->label.volume, segment.row.uuid, 0, segment.row.pcn_base);
     if (!content || !*content) return;
     TablePage& page = (*content)->page;
@@ -277,14 +282,14 @@ class Image {
   }
   void change_entry(fuzz::Input& in) {
     const RecoveredSegment& segment = state_->segments[in.u8() % state_->segments.size()];
-    const auto target = block(segment.file, segment.layout.page_offset(0, in.u8() % kTableSlots));
+    const auto target = block(segment.table_file, segment.layout.page_offset(0, in.u8() % kTableSlots));
     const size_t at = 64 + in.u8() % kTableEntries * 16u;
     const auto what = in.bytes(1 + in.u8() % 16u);
     std::copy(what.begin(), what.end(), target.begin() + static_cast<ptrdiff_t>(at));
     seal_block(target, 4);
   }
   void zero_block(fuzz::Input& in) {
-    const size_t backing = in.u8() % bytes_.backings.size();
+    const size_t backing = ours_[in.u8() % ours_.size()];
     const uint64_t blocks = golden_.backings[backing].metadata_bytes / kMetaBlock;
     const auto target = block(backing, in.u8() % blocks * kMetaBlock);
     std::fill(target.begin(), target.end(), std::byte{0});
@@ -292,7 +297,7 @@ class Image {
   uint64_t digest_of(const RecoveredSegment& segment, uint32_t page) {
     std::optional<PlaceContent> best;
     for (uint32_t place = 0; place < kTableSlots; ++place) {
-      auto content = decode_page(block(segment.file, segment.layout.page_offset(page, place)),
+      auto content = decode_page(block(segment.table_file, segment.layout.page_offset(page, place)),
                                  state_->label.volume, segment.row.uuid, page, segment.row.pcn_base);
       if (!content || !*content || (*content)->page.checkpoint > state_->super.checkpoint) continue;
       if (!best || (*content)->page.checkpoint > best->page.checkpoint) best = std::move(**content);
@@ -314,6 +319,8 @@ class Image {
 
   const sim::GoldenImage golden_;
   sim::GoldenImage bytes_;
+  std::vector<size_t> ours_;  // backings, but for the image
+  size_t base_ = kNoBase;
   std::vector<std::vector<bool>> touched_;  // by backing and metadata block
   std::unique_ptr<Recovered> state_;
   std::optional<BlockSeq> appended_;
@@ -384,7 +391,10 @@ void read_all(volume::Volume& volume, sim::Scheduler& scheduler) {
 
 void open_and_read(Image& image, sim::Scheduler& scheduler) {
   std::vector<volume::SegmentFile> files;
-  for (auto& file : image.open(scheduler)) files.push_back({image.uuid(files.size()), std::move(file)});
+  for (auto& file : image.open(scheduler)) {
+    const size_t backing = files.size();
+    files.push_back({image.uuid(backing), std::move(file), backing == image.base()});
+  }
   auto opened = wait(scheduler, volume::Volume::open(scheduler, std::move(files), {}));
   expect(opened.has_value(), "what was recovered can be opened");
   read_all(*opened->volume, scheduler);
@@ -394,11 +404,13 @@ void open_and_read(Image& image, sim::Scheduler& scheduler) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static Image closed(true);
-  static Image died(false);
+  using sim::Golden;
+  static Image images[] = {{Golden::kPlain, false},    {Golden::kPlain, true},    {Golden::kOver, false},
+                           {Golden::kOver, true},      {Golden::kMoved, false},   {Golden::kMoved, true},
+                           {Golden::kSqueezed, false}, {Golden::kSqueezed, true}};
   fuzz::Input in(data, size);
   const uint8_t how = in.u8();
-  Image& image = (how & 1) != 0 ? closed : died;
+  Image& image = images[(how & 1) + 2 * (how >> 3 & 3)];
   for (int changes = 0; changes < 32 && !in.empty(); ++changes) image.change(in);
   if ((how & 6) != 0) image.mend_digest();
   bool opened = false;
@@ -406,7 +418,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     sim::Scheduler scheduler(1);
     scheduler.set_orderly(true);
     auto files = image.open(scheduler);
-    const auto recovered = wait(scheduler, recover(Image::pointers(files)));
+    const auto recovered = wait(scheduler, recover(Image::pointers(files), image.base()));
     uint64_t calls = 0;
     for (const auto& file : files) calls += file->calls;
     expect(calls <= kCallsMax, "recovery reads what there is, once");
