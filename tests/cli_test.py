@@ -106,7 +106,7 @@ def bad_input(sandbox):
     refused(run(BINARY, "--state", nowhere, "status", ok=False), str(nowhere), "foreshadow up")
     refused(run(BINARY, "--state", nowhere, "volume", "check", "good", ok=False), str(nowhere), "agent.json")
     assert [v["name"] for v in server.cli("volume", "list")] == ["good"]
-    assert not list(sandbox.path.glob("pool-tiny/*"))
+    assert not list(sandbox.path.glob("pool-tiny/*.seg"))
     assert read(volume, len(CONTENT)) == CONTENT
     volume.check()
     server.stop()

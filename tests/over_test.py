@@ -132,7 +132,7 @@ def refusals(sandbox):
     adopt_fails(image, "belongs to volume db already")
     linked = sandbox.path / "linked"
     linked.symlink_to(image)
-    adopt_fails(linked, "locked")
+    adopt_fails(linked, "belongs to volume db")
     adopt_fails(small, "at least 65536")
     adopt_fails(sandbox.path / "nothing-here", "No such file")
     adopt_fails("/dev/null", "regular file or a block device")
@@ -210,6 +210,7 @@ def ext4(sandbox):
     with Loop(image) as loop, Mounted(loop.device, mount):  # before Foreshadow knew of it
         ext4_copy(source, mount)
         run("cp", "-a", mount / "tree", copy)
+    run("fallocate", "-l", str(128 * MIB), image)  # mkfs has given its space back
     server = sandbox.up()
     volume = Over(server, "db", image)
     with Nbdfuse(volume, fuse), Loop(fuse / "nbd") as loop:

@@ -58,6 +58,9 @@ class RunningAgent final : public Agent, private EventSink, private Session::Hos
 
   void on_refused(const std::string& why);
   void on_event(v1::VolumeEvent event) override;
+  void on_inventory_changed() override {
+    if (session_ != nullptr) session_->renew();
+  }
   v1::Hello hello() override;
   void on_welcome(const v1::Welcome& welcome) override;
   void on_intent(v1::Intent intent) override { intents_.take(std::move(intent)); }

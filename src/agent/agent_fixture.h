@@ -172,8 +172,9 @@ class AgentTest : public ::testing::Test {
   }
   std::vector<std::string> backings() const {
     std::vector<std::string> out;
-    for (const auto& entry : fs::directory_iterator(dir_ / "pool"))
-      out.push_back(entry.path().filename().string());
+    for (const auto& entry : fs::directory_iterator(dir_ / "pool")) {
+      if (entry.path().extension() == ".seg") out.push_back(entry.path().filename().string());
+    }
     return out;
   }
 

@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <filesystem>
 
 #include "agent/await.h"
+#include "agent/pool_mark.h"
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/names.h"
@@ -16,11 +16,25 @@ namespace {
 
 constexpr size_t kUuidText = 36;
 
-// Two spellings of one directory are one directory; one that is not there is compared as it is written.
-std::string canonical(const std::string& directory) {
-  std::error_code error;
-  const auto path = std::filesystem::canonical(directory, error);
-  return error ? directory : path.string();
+// A directory must be the one that was noted, and nobody else's: the place where a file system is not mounted
+// passes for an empty pool. One noted before there were marks gets its mark once it holds a backing.
+Status check_mark(state::PoolRecord& record, bool is_new, Rng& rng) {
+  ASSIGN_OR_RETURN(const std::optional<std::string> mark, read_pool_mark(record.directory()));
+  if (!record.id().empty() && mark == record.id()) return {};
+  if (!record.id().empty()) {
+    return fail(Code::kUnavailable,
+                fmt::format("{} {} this pool's mark, {}: is its file system mounted?", record.directory(),
+                            mark ? "has another file than" : "has not", kPoolMark));
+  }
+  if (mark) {
+    record.set_id(*mark);
+    return {};
+  }
+  if (!is_new) return {};
+  const std::string id = Uuid::random(rng).str();
+  TRY(write_pool_mark(record.directory(), id));
+  record.set_id(id);
+  return {};
 }
 
 Result<std::shared_ptr<block::Pool>> open_now(io::Loop& loop, const state::PoolRecord& record) {
@@ -50,26 +64,52 @@ Result<std::unique_ptr<Catalog>> Catalog::open(io::Loop& loop, const std::string
     state.set_agent_id(Uuid::random(rng).str());
     TRY(directory.save(state));
   }
-  return std::unique_ptr<Catalog>(new Catalog(loop, std::move(directory), std::move(state)));
+  return std::unique_ptr<Catalog>(new Catalog(loop, std::move(directory), std::move(state), rng));
 }
 
 io::Task<Status> Catalog::change(state::AgentState next) {
   Offload save(loop_, [this, &next] { return directory_.save(next); });
   const Status saved = co_await save;
-  if (saved) state_ = std::move(next);
+  if (saved) {
+    state_ = std::move(next);
+    co_return saved;
+  }
+  // It may have come to its place all the same, and the next start would go by it.
+  Offload back(loop_, [this] { return directory_.save(state_); });
+  const Status restored = co_await back;
+  if (!restored) {
+    log::error("agent.json may say what was refused, and cannot be written: {}; make room or mend its disk "
+               "before this agent is restarted",
+               restored.error().message);
+  }
   co_return saved;
 }
 
-io::Task<Result<std::shared_ptr<block::Pool>>> Catalog::open_pool(state::PoolRecord record) {
-  Offload open(loop_, [this, &record] { return open_now(loop_, record); });
+// `record` gets the id of its mark.
+io::Task<Result<std::shared_ptr<block::Pool>>> Catalog::open_pool(state::PoolRecord& record) {
+  const bool is_new = pool_record(record.name()) == nullptr;
+  Offload open(loop_, [this, &record, is_new]() -> Result<std::shared_ptr<block::Pool>> {
+    ASSIGN_OR_RETURN(std::shared_ptr<block::Pool> pool, open_now(loop_, record));
+    const auto backings = pool->list();
+    TRY(check_mark(record, is_new || (backings && !backings->empty()), rng_));
+    return pool;
+  });
   auto pool = co_await open;
   co_return pool;
 }
 
 io::Task<Status> Catalog::open_pools() {
-  const std::vector<state::PoolRecord> records(state_.pools().begin(), state_.pools().end());
-  for (const state::PoolRecord& record : records) {
-    auto pool = co_await open_pool(record);
+  state::AgentState marked = state_;
+  for (state::PoolRecord& record : *marked.mutable_pools()) {
+    Result<std::shared_ptr<block::Pool>> pool;
+    Offload compare(loop_, [this, &record] { return twin_of(record); });
+    const std::string twin = co_await compare;
+    if (twin.empty()) {
+      pool = co_await open_pool(record);
+    } else {
+      pool = fail(Code::kFailedPrecondition,
+                  fmt::format("its directory {} is that of pool {}", record.directory(), twin));
+    }
     Entry& entry = pools_[record.name()];
     if (pool) {
       entry.pool = std::move(*pool);
@@ -78,7 +118,21 @@ io::Task<Status> Catalog::open_pools() {
       log::error("pool {} cannot be used: {}", record.name(), entry.trouble);
     }
   }
-  co_return Status{};
+  const bool news = std::any_of(marked.pools().begin(), marked.pools().end(), [this](const auto& record) {
+    return record.id() != pool_record(record.name())->id();
+  });
+  if (!news) co_return Status{};
+  const Status noted = co_await change(std::move(marked));
+  co_return noted;
+}
+
+// The pool noted before this one that is in the same directory, by whatever path or mount.
+std::string Catalog::twin_of(const state::PoolRecord& of) const {
+  for (const state::PoolRecord& record : state_.pools()) {
+    if (record.name() == of.name()) break;
+    if (is_same_file(record.directory(), of.directory())) return record.name();
+  }
+  return {};
 }
 
 const state::PoolRecord* Catalog::pool_record(const std::string& name) const {
@@ -100,7 +154,7 @@ Status Catalog::check_new(const PoolConfig& config) const {
                                           foreshadow::limits::kPools));
   }
   for (const state::PoolRecord& record : state_.pools()) {
-    if (canonical(record.directory()) != canonical(config.directory)) continue;
+    if (!is_same_file(record.directory(), config.directory)) continue;
     return fail(Code::kAlreadyExists, fmt::format("pool {}: directory {} is pool {} already", config.name,
                                                   config.directory, record.name()));
   }
@@ -153,14 +207,21 @@ io::Task<Status> Catalog::remove_pool(std::string name) {
                      fmt::format("pool {} holds segments of volume {}; remove the volume first", name, who));
     }
   }
+  const std::string entry_directory =
+      entry->second.pool == nullptr ? std::string() : pool_record(name)->directory();
   state::AgentState next = state_;
   next.clear_pools();
   for (const state::PoolRecord& record : state_.pools()) {
     if (record.name() != name) *next.add_pools() = record;
   }
   const Status changed = co_await change(std::move(next));
-  if (changed) pools_.erase(name);
-  co_return changed;
+  if (!changed) co_return changed;
+  pools_.erase(name);
+  if (entry_directory.empty()) co_return Status{};
+  Offload unmark(loop_, [&entry_directory] { return remove_pool_mark(entry_directory); });
+  const Status unmarked = co_await unmark;
+  if (!unmarked) log::warn("pool {}: {}", name, unmarked.error().message);
+  co_return Status{};
 }
 
 Result<std::shared_ptr<block::Pool>> Catalog::pool(const std::string& name) const {

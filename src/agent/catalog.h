@@ -43,7 +43,7 @@ class Catalog {
   const std::string& agent_id() const { return state_.agent_id(); }
   io::Loop& loop() { return loop_; }
 
-  // Opens every pool that is noted; those that cannot be opened are logged.
+  // Opens every pool that is noted; those that cannot be opened, or are not what they were, are logged.
   io::Task<Status> open_pools();
   // Succeeds and changes nothing if it is there already, the same; opens it again if it could not be opened
   // before.
@@ -77,17 +77,19 @@ class Catalog {
     std::string trouble;
     block::PoolUsage usage;
   };
-  Catalog(io::Loop& loop, StateDir directory, state::AgentState state)
-      : loop_(loop), directory_(std::move(directory)), state_(std::move(state)) {}
-  // Makes `next` durable, then current.
+  Catalog(io::Loop& loop, StateDir directory, state::AgentState state, Rng& rng)
+      : loop_(loop), directory_(std::move(directory)), state_(std::move(state)), rng_(rng) {}
+  // Makes `next` durable, then current. If that fails, what is current is written once more.
   io::Task<Status> change(state::AgentState next);
-  io::Task<Result<std::shared_ptr<block::Pool>>> open_pool(state::PoolRecord record);
+  io::Task<Result<std::shared_ptr<block::Pool>>> open_pool(state::PoolRecord& record);
+  std::string twin_of(const state::PoolRecord& of) const;
   Status check_new(const PoolConfig& config) const;
   const state::PoolRecord* pool_record(const std::string& name) const;
 
   io::Loop& loop_;
   StateDir directory_;
   state::AgentState state_;
+  Rng& rng_;
   std::map<std::string, Entry> pools_;
 };
 

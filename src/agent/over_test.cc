@@ -95,8 +95,8 @@ class OverTest : public ::testing::Test {
     return {std::istreambuf_iterator<char>(in), {}};
   }
   size_t backings() const {
-    return static_cast<size_t>(
-        std::distance(fs::directory_iterator(dir_ / "pool"), fs::directory_iterator()));
+    return static_cast<size_t>(std::count_if(fs::directory_iterator(dir_ / "pool"), fs::directory_iterator(),
+                                             [](const auto& e) { return e.path().extension() == ".seg"; }));
   }
 
   fs::path dir_;

@@ -88,8 +88,9 @@ class ScrubbedAgent : public ::testing::Test {
   std::string nbd_socket() const { return (dir_ / "nbd.sock").string(); }
   std::vector<std::string> backings() const {
     std::vector<std::string> out;
-    for (const auto& entry : fs::directory_iterator(dir_ / "pool"))
-      out.push_back(entry.path().filename().string());
+    for (const auto& entry : fs::directory_iterator(dir_ / "pool")) {
+      if (entry.path().extension() == ".seg") out.push_back(entry.path().filename().string());
+    }
     return out;
   }
   v1::Intent intent() {

@@ -52,6 +52,10 @@ class GrpcSession final : public Session {
     queue_.push_metrics(std::move(metrics));
     wake();
   }
+  void renew() override {
+    const std::lock_guard lock(mutex_);
+    if (context_ != nullptr) context_->TryCancel();
+  }
   void stop() override;
   void join() override {
     if (thread_.joinable()) thread_.join();
@@ -97,8 +101,7 @@ void GrpcSession::send(v1::AgentMessage message) {
   if (queue_.push(std::move(message))) return wake();
   log::warn("control takes in nothing: {} reports wait for it; the session begins anew",
             limits::kQueuedReports);
-  const std::lock_guard lock(mutex_);
-  if (context_ != nullptr) context_->TryCancel();
+  renew();
 }
 
 // Under the mutex, so that the writer cannot look before the push and sleep after it.

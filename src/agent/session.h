@@ -29,6 +29,8 @@ class Session {
   virtual void send_ack(v1::Ack ack) = 0;
   virtual void send_event(v1::VolumeEvent event) = 0;
   virtual void send_metrics(v1::Metrics metrics) = 0;
+  // Begins anew, with another Hello.
+  virtual void renew() = 0;
   // No call of the Host is made any more; the threads begin to end.
   virtual void stop() = 0;
   // Waits for the threads: any thread, after stop().

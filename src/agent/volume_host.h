@@ -21,6 +21,8 @@ class EventSink {
  public:
   virtual ~EventSink() = default;
   virtual void on_event(v1::VolumeEvent event) = 0;
+  // Volumes have come that control has not been told of: it wants the whole inventory.
+  virtual void on_inventory_changed() {}
 };
 
 // On the loop. Owns the Volume; the NBD server serves it by reference, so drain the export before close().

@@ -59,7 +59,7 @@ io::Task<Status> VolumeHost::fold_now(Uuid segment) {
   uint64_t margin = 0;
   for (int tries = 0; tries < kGrowTries; ++tries) {
     folded = co_await fold_into_primary(segment, margin);
-    if (folded || folded.error().code == Code::kNotFound) {
+    if (folded || (folded.error().code == Code::kNotFound && !has_segment(segment))) {
       const Status returned = co_await return_backing(segment);
       co_return returned;
     }
@@ -153,7 +153,7 @@ io::Task<Status> VolumeHost::within_pool(Uuid segment, uint64_t bytes, io::Task<
 io::Task<Status> VolumeHost::drain_now(Uuid segment) {
   note_leaving(segment);
   const Status drained = co_await volume_->drain_segment(segment);
-  if (!drained && drained.error().code != Code::kNotFound) co_return drained;
+  if (!drained && (drained.error().code != Code::kNotFound || has_segment(segment))) co_return drained;
   const Status returned = co_await return_backing(segment);
   co_return returned;
 }
@@ -167,6 +167,10 @@ void VolumeHost::note_leaving(const Uuid& segment) {
 io::Task<Status> VolumeHost::return_backing(Uuid segment) {
   const auto noted = leaving_.find(segment);
   if (noted == leaving_.end()) co_return Status{};
+  if (has_segment(segment)) {
+    co_return fail(Code::kInternal, fmt::format("segment {} is part of volume {}: its backing stays",
+                                                segment.str(), name()));
+  }
   const Backing backing{id(), segment, noted->second};
   const Status removed = co_await catalog_.remove_backing(backing);
   if (!removed) {

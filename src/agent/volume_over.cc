@@ -1,10 +1,12 @@
 // What VolumeSet does for volumes over an image, and for the policy at the wall. Where the image is, the
 // label of the volume's head says; the image itself is opened with the writer's lock, and never removed.
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 
 #include "agent/agent_limits.h"
+#include "agent/pool_mark.h"
 #include "agent/volume_set.h"
 #include "base/limits.h"
 #include "base/log.h"
@@ -24,6 +26,21 @@ uint64_t head_size(uint64_t image_bytes) {
   return align_up(kHeadBytes + table, kMiB);
 }
 
+// A write into the image must not find the file system full: what a sparse file has no space for is to be
+// reserved before.
+Status check_holes(const std::string& path) {
+  constexpr uint64_t kStatBlock = 512;
+  struct stat facts {};
+  if (::stat(path.c_str(), &facts) != 0 || !S_ISREG(facts.st_mode)) return {};
+  const auto size = static_cast<uint64_t>(facts.st_size);
+  const uint64_t there = static_cast<uint64_t>(facts.st_blocks) * kStatBlock;
+  if (there >= size) return {};
+  return fail(Code::kFailedPrecondition,
+              fmt::format("device {} is sparse: {} of it have no space yet, and a write there could fail; "
+                          "`fallocate -l {} {}` reserves it and changes nothing",
+                          path, format_size(size - there), size, path));
+}
+
 }  // namespace
 
 Status VolumeSet::check_device(const VolumeSpec& spec) const {
@@ -33,12 +50,19 @@ Status VolumeSet::check_device(const VolumeSpec& spec) const {
                 fmt::format("device {}: expected an absolute path of at most {} bytes",
                             foreshadow::quoted(spec.device), extent::kBasePathBytes));
   }
-  for (const v1::Volume& other : reports()) {
-    if (other.base_path() != spec.device) continue;
-    return fail(Code::kAlreadyExists,
-                fmt::format("device {} belongs to volume {} already", spec.device, other.name()));
-  }
   return {};
+}
+
+// The images of all volumes, those that cannot be served, or are away, included.
+std::vector<std::pair<std::string, std::string>> VolumeSet::images() const {
+  std::vector<std::pair<std::string, std::string>> out;
+  for (const v1::Volume& other : reports()) {
+    if (!other.base_path().empty()) out.emplace_back(other.base_path(), other.name());
+  }
+  for (const state::VolumeRecord& record : catalog_.records()) {
+    if (!record.base_path().empty()) out.emplace_back(record.base_path(), record.name());
+  }
+  return out;
 }
 
 io::Task<Result<volume::SegmentFile>> VolumeSet::open_image(VolumeSpec& spec) {
@@ -46,8 +70,16 @@ io::Task<Result<volume::SegmentFile>> VolumeSet::open_image(VolumeSpec& spec) {
   if (spec.device.empty()) co_return out;
   const Status good = check_device(spec);
   if (!good) co_return tl::unexpected(good.error());
-  Offload open(loop_,
-               [&] { return io::open_device(loop_, spec.device, io::Directory::Mode::kReadWriteLocked); });
+  const auto taken = images();
+  Offload open(loop_, [&]() -> Result<std::unique_ptr<io::File>> {
+    for (const auto& [path, name] : taken) {
+      if (is_same_file(path, spec.device)) {
+        return fail(Code::kAlreadyExists,
+                    fmt::format("device {} belongs to volume {} already", spec.device, name));
+      }
+    }
+    return io::open_device(loop_, spec.device, io::Directory::Mode::kReadWriteLocked);
+  });
   auto file = co_await open;
   if (!file) co_return tl::unexpected(file.error());
   const Status judged = co_await volume::Volume::check_image(**file, extent::Geometry());
@@ -67,6 +99,9 @@ io::Task<Result<volume::SegmentFile>> VolumeSet::open_image(VolumeSpec& spec) {
                                format_size(bytes)));
   }
   if (spec.primary_size == 0) spec.primary_size = head_size(bytes);
+  Offload look(loop_, [&] { return check_holes(spec.device); });
+  const Status whole = co_await look;
+  if (!whole) co_return tl::unexpected(whole.error());
   out.uuid = Uuid::random(rng_);
   out.file = std::move(*file);
   out.is_base = true;
@@ -78,6 +113,11 @@ io::Task<Status> VolumeSet::add_base(std::vector<volume::SegmentFile>& files) {
   for (const volume::SegmentFile& segment : files) {
     std::string blemish;
     const auto label = co_await extent::read_label(*segment.file, &blemish);
+    if (label && label->segment != segment.uuid) {
+      co_return fail(Code::kCorrupt,
+                     fmt::format("the backing named for segment {} is that of segment {}: was it renamed?",
+                                 segment.uuid.str(), label->segment.str()));
+    }
     if (label && label->base) base = label->base;
   }
   if (!base) co_return Status{};

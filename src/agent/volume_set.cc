@@ -82,8 +82,10 @@ volume::RunOptions VolumeSet::run_options(const Uuid& id) const {
 
 io::Task<Status> VolumeSet::open_found() {
   const std::map<Uuid, std::vector<Backing>> groups = co_await catalog_.find_backings();
+  bool news = false;
   for (const auto& [id, backings] : groups) {
     if (hosts_.contains(id)) continue;
+    news = true;
     const state::VolumeRecord* record = catalog_.record(id);
     const auto phase = record == nullptr ? state::VOLUME_PHASE_SERVED : record->phase();
     if (phase == state::VOLUME_PHASE_SERVED) {
@@ -93,15 +95,24 @@ io::Task<Status> VolumeSet::open_found() {
     }
     log::info("volume {}: finishing its {}", id.str(),
               phase == state::VOLUME_PHASE_CREATING ? "interrupted creation, by removing it" : "removal");
-    const Status removed = co_await remove_backings(backings);
+    const Status removed = co_await remove_unserved(backings);
     if (!removed) log::error("volume {}: {}", id.str(), removed.error().message);
   }
+  if (news) sink_.on_inventory_changed();
   // Notes of interrupted work whose backings are all gone have served.
   const std::map<Uuid, std::vector<Backing>> left = co_await catalog_.find_backings();
   const std::vector<state::VolumeRecord> records = catalog_.records();
   for (const state::VolumeRecord& record : records) {
     const auto id = Uuid::parse(record.id());
-    if (!id || record.phase() == state::VOLUME_PHASE_SERVED || left.contains(*id)) continue;
+    if (!id || left.contains(*id)) continue;
+    if (record.phase() == state::VOLUME_PHASE_SERVED) {
+      if (hosts_.contains(*id) || broken_.contains(*id)) continue;
+      std::vector<Backing> none;
+      Error why{Code::kNotFound, "none of its segments is in any pool: is a pool's file system not mounted?"};
+      const Status marked = co_await mark_broken(*id, std::move(none), std::move(why));
+      if (!marked) co_return marked;
+      continue;
+    }
     if (!all_pools_usable()) continue;
     const Status erased = co_await catalog_.erase_record(*id);
     if (!erased) co_return erased;
@@ -185,6 +196,7 @@ io::Task<Status> VolumeSet::mark_broken(Uuid id, std::vector<Backing> backings, 
   const std::string name = record == nullptr ? std::string() : record->name();
   const std::string reason = fmt::format("it cannot be opened: {}", error.message);
   v1::Volume report = co_await survey(catalog_, backings, name, reason);
+  report.set_id(id.str());
   log::error("volume {} ({}) is not served: {}", report.name().empty() ? "of unknown name" : report.name(),
              id.str(), reason);
   v1::VolumeEvent event;
@@ -273,6 +285,7 @@ io::Task<Result<std::shared_ptr<VolumeHost>>> VolumeSet::create(VolumeSpec spec)
     record.set_band_percent(spec.backpressure->percent());
   }
   note_policy(spec.policy, &record);
+  record.set_base_path(spec.device);
   record.set_phase(state::VOLUME_PHASE_CREATING);
   const Status noted = co_await catalog_.put_record(record);
   if (!noted) co_return tl::unexpected(noted.error());
@@ -382,19 +395,44 @@ io::Task<Status> VolumeSet::remove(Uuid id, bool force) {
 io::Task<Status> VolumeSet::remove_rest(Uuid id, Uuid last) {
   const std::map<Uuid, std::vector<Backing>> groups = co_await catalog_.find_backings();
   const auto found = groups.find(id);
-  if (found != groups.end()) {
+  std::vector<Backing> backings;
+  if (found != groups.end()) backings = found->second;
+  // Somebody else may be serving it, from another state directory.
+  Locked locked;
+  if (last.is_nil()) locked = co_await lock_all(backings);
+  if (!locked) co_return tl::unexpected(locked.error());
+  if (!backings.empty() || !all_pools_usable()) {
     const Status noted = co_await note_phase(id, {}, state::VOLUME_PHASE_DELETING);
     if (!noted) co_return noted;
-    std::vector<Backing> backings = found->second;
-    std::stable_partition(backings.begin(), backings.end(),
-                          [&](const Backing& b) { return b.segment != last; });
-    const Status removed = co_await remove_backings(std::move(backings));
-    if (!removed) co_return removed;
   }
+  std::stable_partition(backings.begin(), backings.end(),
+                        [&](const Backing& b) { return b.segment != last; });
+  const Status removed = co_await remove_backings(std::move(backings));
+  if (!removed) co_return removed;
   broken_.erase(id);
   if (!all_pools_usable()) co_return Status{};  // the note stays, for what may come back
   const Status erased = co_await catalog_.erase_record(id);
   co_return erased;
+}
+
+// With the writer's lock of each: kBusy, and nothing happens, if somebody has one.
+io::Task<VolumeSet::Locked> VolumeSet::lock_all(std::vector<Backing> backings) {
+  std::vector<std::unique_ptr<io::File>> out;
+  for (const Backing& backing : backings) {
+    auto file = co_await catalog_.open_backing(backing, io::Directory::Mode::kReadWriteLocked);
+    if (file) out.push_back(std::move(*file));
+    if (file || file.error().code != Code::kBusy) continue;
+    co_return fail(Code::kBusy, fmt::format("volume {} is in use, and not by this agent: {}",
+                                            backing.volume.str(), file.error().message));
+  }
+  co_return out;
+}
+
+io::Task<Status> VolumeSet::remove_unserved(std::vector<Backing> backings) {
+  const auto locked = co_await lock_all(backings);
+  if (!locked) co_return tl::unexpected(locked.error());
+  const Status removed = co_await remove_backings(std::move(backings));
+  co_return removed;
 }
 
 io::Task<Status> VolumeSet::remove_backings(std::vector<Backing> backings) {

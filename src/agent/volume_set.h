@@ -76,6 +76,9 @@ class VolumeSet {
  private:
   io::Task<Status> open_group(Uuid id, std::vector<Backing> backings);
   io::Task<Result<volume::Volume::Opened>> open_volume(Uuid id, std::vector<Backing> backings);
+  using Locked = Result<std::vector<std::unique_ptr<io::File>>>;
+  io::Task<Locked> lock_all(std::vector<Backing> backings);
+  io::Task<Status> remove_unserved(std::vector<Backing> backings);
   io::Task<Status> remove_backings(std::vector<Backing> backings);
   io::Task<Status> remove_orphans(const volume::Volume& volume, std::vector<Uuid> orphans,
                                   std::vector<Backing> backings);
@@ -87,6 +90,7 @@ class VolumeSet {
                                                      volume::SegmentFile image);
   // What `spec` lies over, judged, and the sizes that follow from it. Empty without a device.
   io::Task<Result<volume::SegmentFile>> open_image(VolumeSpec& spec);
+  std::vector<std::pair<std::string, std::string>> images() const;  // path, and whose it is
   Status check_device(const VolumeSpec& spec) const;
   // Adds the image that a volume of these backings lies over.
   io::Task<Status> add_base(std::vector<volume::SegmentFile>& files);
