@@ -19,13 +19,18 @@ def read(volume, length):
     return data
 
 
+def served_from(sandbox, directory, size="64MiB"):
+    """A server with the volume db in a pool in that directory."""
+    server = sandbox.up("first")
+    directory.mkdir()
+    server.cli("pool", "add", "here", "--dir", directory)
+    return server, server.create("db", size=size, primary="16MiB", pool="here")
+
+
 def away(sandbox):
     """An empty directory in the place of a pool is not the pool; what was in it comes back with it."""
-    server = sandbox.up()
     directory, elsewhere = sandbox.path / "big", sandbox.path / "elsewhere"
-    directory.mkdir()
-    server.cli("pool", "add", "big", "--dir", directory)
-    volume = server.create("db", size="64MiB", primary="16MiB", pool="big")
+    server, volume = served_from(sandbox, directory)
     data = os.urandom(MIB)
     write_and_flush(volume, data)
     server.stop()
@@ -34,7 +39,7 @@ def away(sandbox):
     server.start()
     shown = volume.show()
     assert not shown["uri"] and "not mounted" in shown["read_only_reason"], shown
-    words = ["volume", "create", "other", "--size", "64MiB", "--primary", "16MiB", "--pool", "big"]
+    words = ["volume", "create", "other", "--size", "64MiB", "--primary", "16MiB", "--pool", "here"]
     refused = server.cli(*words, ok=False)
     assert refused.returncode == 1, refused
     assert not list(directory.iterdir()), "nothing is put where the file system is not mounted"
@@ -48,11 +53,8 @@ def away(sandbox):
 
 def found(sandbox):
     """What comes with a pool is known to control at once, and grows."""
-    first = sandbox.up("first")
     directory = sandbox.path / "moved"
-    directory.mkdir()
-    first.cli("pool", "add", "here", "--dir", directory)
-    volume = first.create("db", size="512MiB", primary="16MiB", pool="here")
+    first, volume = served_from(sandbox, directory, "512MiB")
     write_and_flush(volume, os.urandom(MIB))
     first.stop()
     second = Server(sandbox, "up", "second")
@@ -68,11 +70,8 @@ def found(sandbox):
 
 def in_use(sandbox):
     """What another agent serves is not removed, and a backing that was renamed is not taken for another."""
-    first = sandbox.up("first")
     directory = sandbox.path / "shared"
-    directory.mkdir()
-    first.cli("pool", "add", "shared", "--dir", directory)
-    volume = first.create("db", size="64MiB", primary="16MiB", pool="shared")
+    first, volume = served_from(sandbox, directory)
     second = Server(sandbox, "up", "second")
     second.cli("pool", "add", "shared", "--dir", directory)
     broken = support.Volume(second, "db").wait_for(lambda shown: shown["read_only_reason"], second)
