@@ -6,6 +6,7 @@
 
 #include "agent/await.h"
 #include "agent/pool_mark.h"
+#include "agent/same_file.h"
 #include "base/limits.h"
 #include "base/log.h"
 #include "base/names.h"

@@ -1,7 +1,5 @@
 #include "agent/pool_mark.h"
 
-#include <sys/stat.h>
-
 #include <filesystem>
 
 #include "base/uuid.h"
@@ -45,15 +43,6 @@ Status remove_pool_mark(const std::string& directory) {
   std::filesystem::remove(path_of(directory), error);
   if (!error) return {};
   return fail_errno(error.value(), path_of(directory) + ": removing it");
-}
-
-bool is_same_file(const std::string& one, const std::string& other) {
-  if (one == other) return true;
-  struct stat a {};
-  struct stat b {};
-  if (::stat(one.c_str(), &a) != 0 || ::stat(other.c_str(), &b) != 0) return false;
-  if (S_ISBLK(a.st_mode) && S_ISBLK(b.st_mode)) return a.st_rdev == b.st_rdev;
-  return a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
 }  // namespace foreshadow::agent

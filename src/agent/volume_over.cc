@@ -6,7 +6,7 @@
 #include <algorithm>
 
 #include "agent/agent_limits.h"
-#include "agent/pool_mark.h"
+#include "agent/same_file.h"
 #include "agent/volume_set.h"
 #include "base/limits.h"
 #include "base/log.h"

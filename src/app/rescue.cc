@@ -56,6 +56,8 @@ io::Task<Result<std::unique_ptr<io::File>>> open_image(io::Loop& loop, const Fil
 }
 
 // First by what is redundant, then, if no superblock is left, from tables and journal.
+// Cut anywhere, a repeat goes on: the head's superblock is written before any mark, and once two copies of it
+// are durable it stands; a segment without its mark is no claim of that sequence, and is marked then.
 io::Task<Status> rescue_volume(io::Loop& loop, const Files& files, bool apply, RescuedVolume& out) {
   std::vector<io::File*> pointers = pointers_of(files);
   const auto image = co_await open_image(loop, files, apply);
