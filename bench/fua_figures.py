@@ -1,4 +1,10 @@
-"""4 KiB writes that must each be durable, at queue depth 32, beside the same writes without a server."""
+"""4 KiB writes that must each be durable, at queue depth 32, beside the same writes without a server.
+
+Who writes to the disk, a server or fio on the plain file, runs on WRITER_CORE: the same one for all, and of
+two cores the one that the disk here does not interrupt, which is the better place for all three. Nobody goes
+ahead of other programs: the kernel ends direct writes in threads of its own, and whoever goes ahead of those
+is woken for each single one.
+"""
 import json
 import os
 import shutil
@@ -11,16 +17,16 @@ import servers
 MIB = 1 << 20
 OURS, RAW, BARE = "foreshadow", "foreshadow-bench-raw", "the file itself"
 DEPTH = 32
+WRITER_CORE, OTHER_CORE = servers.CLIENT_CORE, servers.SERVER_CORE
 BARE_WORDS = ["--rw=randwrite", "--bs=4k", "--direct=1", "--sync=dsync", "--ioengine=io_uring",
               f"--iodepth={DEPTH}", "--norandommap", "--time_based"]
 
 
 def fio(image, *words):
-    """fio on a plain file, pinned as the clients are; its only job's report of writes."""
-    done = subprocess.run(servers.pinned(servers.CLIENT_CORE) + [
+    """fio on a plain file; its only job's report of writes."""
+    done = subprocess.run(servers.pinned(WRITER_CORE) + [
         "fio", "--name=bench", f"--filename={image}", "--output-format=json", *words], capture_output=True,
-        text=True, timeout=load.RUN_SECONDS_MAX, check=True, start_new_session=True,
-        preexec_fn=servers.go_first)
+        text=True, timeout=load.RUN_SECONDS_MAX, check=True, start_new_session=True)
     return json.loads(done.stdout[done.stdout.index("{"):])["jobs"][0]["write"]
 
 
@@ -33,9 +39,9 @@ def bare(image, size, seconds):
 
 def served(program, server, size, seconds):
     """fio's nbd engine has no FUA, so this is a client of our own."""
-    done = subprocess.run(servers.pinned(servers.CLIENT_CORE) + [
+    done = subprocess.run(servers.pinned(OTHER_CORE) + [
         program, server.uri, str(size), str(seconds), str(DEPTH)], capture_output=True, text=True,
-        timeout=load.RUN_SECONDS_MAX, check=False, start_new_session=True, preexec_fn=servers.go_first)
+        timeout=load.RUN_SECONDS_MAX, check=False, start_new_session=True)
     if done.returncode != 0:
         raise RuntimeError(done.stderr.strip())
     return json.loads(done.stdout)
@@ -51,8 +57,9 @@ def measure(binary, directory, size, rounds, seconds, say):
     with open(os.path.join(directory, "plain"), "wb") as plain:
         os.posix_fallocate(plain.fileno(), 0, size)
     out = {BARE: [], OURS: [], RAW: []}
-    with servers.Foreshadow(binary, os.path.join(directory, "fua"), primary) as ours, \
-            servers.raw(directory, "plain") as raw:
+    place = {"core": WRITER_CORE, "first": None}
+    with servers.Foreshadow(binary, os.path.join(directory, "fua"), primary, **place) as ours, \
+            servers.raw(directory, "plain", **place) as raw:
         ours.create_volume("bench", size, primary)
         runs = [(BARE, lambda: bare(image, size, seconds)),
                 (OURS, lambda: served(program, ours, size, seconds)),

@@ -53,18 +53,21 @@ def thread_seconds(pid):
 
 
 class Server:
-    """One process on SERVER_CORE that serves `uri` from the end of the constructor until stop()."""
+    """One process that serves `uri` from the end of the constructor until stop().
 
-    def __init__(self, name, command, socket, export=""):
+    On SERVER_CORE and ahead of what else the machine does, unless told otherwise.
+    """
+
+    def __init__(self, name, command, socket, export="", core=SERVER_CORE, first=go_first):
         self.name = name
         self.socket = socket
         if os.path.exists(socket):  # a server before this one left it
             os.remove(socket)
         self.uri = f"nbd+unix:///{export}?socket={socket}"
         self.log = open(socket + ".log", "ab")  # pylint: disable=consider-using-with
-        self.process = subprocess.Popen(pinned(SERVER_CORE) + command, stdin=subprocess.DEVNULL,
+        self.process = subprocess.Popen(pinned(core) + command, stdin=subprocess.DEVNULL,
                                         stdout=self.log, stderr=self.log, start_new_session=True,
-                                        preexec_fn=go_first)
+                                        preexec_fn=first)
         self._wait_for_socket()
 
     @property
@@ -100,11 +103,11 @@ class Server:
 class Foreshadow(Server):
     """`foreshadow up` with a pool `bench` in `directory`; control and agent in the one process measured."""
 
-    def __init__(self, binary, directory, pool_bytes, name="foreshadow"):
+    def __init__(self, binary, directory, pool_bytes, name="foreshadow", **place):
         self.binary = binary
         self.state = os.path.join(directory, "state")
         os.makedirs(os.path.join(directory, "pool"))
-        super().__init__(name, [binary, "--state", self.state, "up"], os.path.join(directory, "up"))
+        super().__init__(name, [binary, "--state", self.state, "up"], os.path.join(directory, "up"), **place)
         self.socket = os.path.join(self.state, "nbd.sock")
         # A pool of exactly what the volume takes: control has nothing to grant in the middle of a run.
         self.add_pool("bench", os.path.join(directory, "pool"), pool_bytes)
@@ -152,11 +155,11 @@ def bench_program(name):
     return os.path.join(build, "bench", name)
 
 
-def raw(directory, image):
+def raw(directory, image, **place):
     """The NBD server of foreshadow, and nothing between it and the file `image` in `directory`."""
     socket = os.path.join(directory, "bench-raw.sock")
     return Server("foreshadow-bench-raw", [bench_program("foreshadow-bench-raw"), directory, image, socket],
-                  socket, export="raw")
+                  socket, export="raw", **place)
 
 
 def nbdkit(directory, image):

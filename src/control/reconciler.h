@@ -128,7 +128,7 @@ class Reconciler {
   bool prefers_fold(const VolumeModel& model, policy::Decision& decision) const;
   void consider_growth(VolumeModel& model);
   uint64_t about_to_leave(const VolumeModel& model) const;
-  uint64_t warm_size(const VolumeModel& model, uint64_t capacity) const;
+  void add_warm_wish(const VolumeModel& model, policy::ShrinkView& view) const;
   policy::ReclaimDecision decide_reclaim(const VolumeModel& model) const;
   void consider_reclaim(VolumeModel& model);
   void record(VolumeModel& model, const std::string& action, const std::string& sentence,

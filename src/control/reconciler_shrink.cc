@@ -114,22 +114,30 @@ Result<policy::ShrinkPlan> Reconciler::plan_shrink(const VolumeModel& model, uin
     return a_first != b_first ? a_first : a.id < b.id;
   });
   view.target = target == 0 ? policy::shrink_target(used) : target;
-  view.warm_size = warm_size(model, view.target);
+  add_warm_wish(model, view);
   return policy::plan_shrink(view);
 }
 
-// What policy would grant if the volume had that capacity now, and nothing warm.
-uint64_t Reconciler::warm_size(const VolumeModel& model, uint64_t capacity) const {
+// What policy would grant, and want at hand, if the volume had the target's capacity now, and nothing warm.
+void Reconciler::add_warm_wish(const VolumeModel& model, policy::ShrinkView& shrunk) const {
   policy::VolumeView view = view_of(model);
   std::erase_if(view.shadows, [](const policy::ShadowView& shadow) {
     return shadow.state != policy::ShadowState::kMerged;
   });
   view.granting = 0;
-  view.capacity = std::max(capacity, view.used);
+  view.capacity = std::max(shrunk.target, view.used);
   const policy::Decision decision = options_.decide(view, model.forecaster(), options_.policy);
-  if (decision.action == policy::Action::kGrant) return decision.size;
-  const double share = static_cast<double>(capacity) * options_.policy.grow_share;
-  return policy::ladder_size(static_cast<uint64_t>(share), options_.policy);
+  // Beyond any volume a forecast is "all of it", and no number.
+  const auto need = decision.inputs.find("need");
+  const double most = static_cast<double>(view.size);
+  shrunk.warm_need =
+      need == decision.inputs.end() ? view.size : static_cast<uint64_t>(std::clamp(need->second, 0.0, most));
+  if (decision.action == policy::Action::kGrant) {
+    shrunk.warm_size = decision.size;
+  } else {
+    const double share = static_cast<double>(shrunk.target) * options_.policy.grow_share;
+    shrunk.warm_size = policy::ladder_size(static_cast<uint64_t>(share), options_.policy);
+  }
 }
 
 Status Reconciler::shrink(VolumeModel& model, const policy::ShrinkPlan& plan, const std::string& reason,

@@ -114,21 +114,26 @@ void cut_all(Draft& draft, uint64_t wanted) {
   }
 }
 
-// A warm shadow holds nothing: what is too large goes at once, and policy grants what it would today.
-uint64_t exchange_warm(Draft& draft, uint64_t warm_size) {
+// A warm shadow holds nothing, so it goes at once: one that is too large, in whose place policy grants what
+// it would today, and what is left of them once enough are kept. Returns the warm capacity afterwards.
+uint64_t exchange_warm(Draft& draft, uint64_t warm_size, uint64_t warm_need) {
   uint64_t kept = 0;
-  bool gone = false;
+  bool exchanged = false;
   for (size_t i = 0; i < draft.segments.size();) {
     const SegmentView& segment = draft.segments[i];
-    if (segment.kind == Kind::kWarm && segment.backing > warm_size) {
-      gone = true;
+    if (segment.kind != Kind::kWarm) {
+      ++i;
+    } else if (segment.backing > warm_size) {
+      exchanged = true;
       drain(draft, i);
-      continue;
+    } else if (kept > 0 && kept >= warm_need) {
+      drain(draft, i);
+    } else {
+      kept += segment.capacity;
+      ++i;
     }
-    if (segment.kind == Kind::kWarm) kept += segment.capacity;
-    ++i;
   }
-  return kept == 0 && gone ? warm_size : kept;
+  return kept == 0 && exchanged ? warm_size : kept;
 }
 
 std::string describe(const ShrinkPlan& plan, uint64_t used) {
@@ -174,7 +179,7 @@ Result<ShrinkPlan> plan_shrink(const ShrinkView& view) {
     start.plan.capacity_before += segment.capacity;
     used += segment.used;
   }
-  const uint64_t warm = exchange_warm(start, view.warm_size);
+  const uint64_t warm = exchange_warm(start, view.warm_size, view.warm_need);
   const uint64_t least = shrink_least(used);
   if (view.target < least) {
     return fail(

@@ -42,6 +42,7 @@ struct Row {
   const char* steps;
   uint64_t after_mib;
   uint64_t moves_mib;
+  uint64_t need_mib = 0;  // of what is warm
 };
 
 const Row kRows[] = {
@@ -105,6 +106,23 @@ const Row kRows[] = {
      "d1",
      576,
      0},
+    {"of many warm shadows one stays where nothing is needed",
+     {segment(0, Kind::kPrimary, 512, 400), segment(1, Kind::kWarm, 62, 0), segment(2, Kind::kWarm, 62, 0),
+      segment(3, Kind::kWarm, 62, 0)},
+     574,
+     64,
+     "d2 d3",
+     574,
+     0},
+    {"of many warm shadows as many stay as are needed, and count",
+     {segment(0, Kind::kPrimary, 512, 100), segment(1, Kind::kMerged, 512, 0), segment(2, Kind::kWarm, 62, 0),
+      segment(3, Kind::kWarm, 62, 0), segment(4, Kind::kWarm, 62, 0)},
+     636,
+     64,
+     "d4 d1",
+     636,
+     0,
+     100},
     {"nothing is done where the capacity is as wanted",
      {segment(0, Kind::kPrimary, 256, 200), segment(1, Kind::kWarm, 62, 0)},
      318,
@@ -134,7 +152,8 @@ const Row kRows[] = {
 TEST(Shrink, ChoosesWhatToDrainAndWhatToCut) {
   for (const Row& row : kRows) {
     SCOPED_TRACE(row.name);
-    const auto plan = plan_shrink({row.segments, row.target_mib * kMiB, row.warm_mib * kMiB});
+    const auto plan =
+        plan_shrink({row.segments, row.target_mib * kMiB, row.warm_mib * kMiB, row.need_mib * kMiB});
     ASSERT_TRUE(plan) << plan.error().message;
     EXPECT_FALSE(plan->sentence.empty());
     if (row.after_mib == 0) {

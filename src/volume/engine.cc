@@ -267,7 +267,8 @@ void Engine::on_piece(Piece& piece, int result) {
   }
   if (result < 0 && task.code == Code::kOk)
     task.code = code_from_errno(result) == Code::kNoSpace ? Code::kNoSpace : Code::kIo;
-  if (piece.is_write && !task.durable) piece.segment->unsynced = true;
+  // A durable one that failed may be in the disk's cache all the same, and be read from there.
+  if (piece.is_write && (!task.durable || result < 0)) piece.segment->unsynced = true;
   // As a failed sync: it may have taken the error of what was written before.
   if (piece.is_write && task.durable && result < 0)
     committer_.poison(fmt::format("a durable write failed: {}", std::strerror(-result)));
