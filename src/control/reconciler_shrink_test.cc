@@ -167,6 +167,32 @@ TEST_F(ReconcilerShrinkTest, AShrinkIsItsStepsAndOneEnd) {
   EXPECT_LE(model().volume().capacity(), 20 * kMiB);
 }
 
+TEST_F(ReconcilerShrinkTest, WarmShadowsBeyondWhatPolicyNeedsAtHandGoToo) {
+  make({v1::SEGMENT_STATE_WARM, v1::SEGMENT_STATE_WARM, v1::SEGMENT_STATE_WARM}, 0);
+  v1::ShrinkVolumeRequest request;
+  request.set_volume("data");
+  request.set_plan_only(true);
+  v1::ShrinkPlan plan;
+  const auto drained = [](const v1::ShrinkPlan& of) {
+    return std::count_if(of.steps().begin(), of.steps().end(),
+                         [](const auto& step) { return step.action() == "drain"; });
+  };
+  // Where policy does not say what it needs, all of them stay.
+  ASSERT_TRUE(requests().shrink_volume(request, &plan, collect()));
+  EXPECT_EQ(drained(plan), 0) << plan.sentence();
+  policy::Decision wish;
+  wish.inputs["need"] = static_cast<double>(100 * kMiB);
+  script_.push_back(wish);
+  plan.Clear();
+  ASSERT_TRUE(requests().shrink_volume(request, &plan, collect()));
+  EXPECT_EQ(drained(plan), 1) << plan.sentence();
+  wish.inputs["need"] = 0;
+  script_.push_back(wish);
+  plan.Clear();
+  ASSERT_TRUE(requests().shrink_volume(request, &plan, collect()));
+  EXPECT_EQ(drained(plan), 2) << plan.sentence();
+}
+
 TEST_F(ReconcilerShrinkTest, AShrinkWhoseStepsAreRefusedSaysSoOnce) {
   make({v1::SEGMENT_STATE_MERGED, v1::SEGMENT_STATE_MERGED}, 1);
   agent_.refuse_code = 8;
