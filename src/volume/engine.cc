@@ -107,6 +107,12 @@ Engine::Engine(io::Executor& executor, std::unique_ptr<extent::Recovered> recove
   }
   hold_timer_.op.target = this;
   hold_timer_.op.done = [](io::Op* op, int) { static_cast<Engine*>(op->target)->expire_held(); };
+  freed_waiter_.engine = this;
+  freed_waiter_.done = [](CommitWaiter* waiter, Code) {
+    Engine& engine = *static_cast<FreedWaiter*>(waiter)->engine;
+    engine.freed_waiter_.waits = false;
+    engine.retry_later();
+  };
 }
 
 Engine::~Engine() {

@@ -20,6 +20,7 @@ void Engine::hold(IoTask& task) {
   if (again) retrying_ = nullptr;
   if (!task.was_held) {
     task.was_held = true;
+    task.waited_for_freed = false;
     task.held_since = executor_.now();
     task.hold_deadline = task.held_since + options_.hold_timeout;
     ++stats_.holds;
@@ -78,12 +79,18 @@ void Engine::on_retry(int) {
   retry_held();
 }
 
-// One at a time: the one behind may need less, and is tried before its own time counts as up.
+// One at a time: the one behind may need less, and is tried before its own time counts as up. Nor is it up
+// while the commit is under way that gives back what was trimmed before; of those it waits for one, so that a
+// stream of trims that help nothing keeps nobody for ever.
 void Engine::expire_held() {
-  if (held_.empty()) return;
+  if (held_.empty() || freed_waiter_.waits) return;
   IoTask* oldest = held_.front();
   if (oldest->hold_deadline > executor_.now()) return executor_.arm(hold_timer_, oldest->hold_deadline);
   if (!oldest->tried_first) return retry_later();  // hold() arms the timer again, or the end of a retry
+  if (committer_.frees_pending() && !std::exchange(oldest->waited_for_freed, true)) {
+    freed_waiter_.waits = true;
+    return committer_.wait(freed_waiter_);
+  }
   held_.pop_front();
   end_hold(*oldest);
   finish_later(*oldest, Code::kNoSpace);

@@ -9,10 +9,13 @@
 #include "block/io_stats.h"
 #include "extent/delta.h"
 #include "io/executor.h"
+#include "volume/committer.h"
 #include "volume/io_task.h"
 #include "volume/volume.h"
 
 namespace foreshadow::volume {
+
+class Engine;
 
 // A private base of the Engine; every task is owned here, and is in one list at most.
 struct EngineQueues {
@@ -25,6 +28,11 @@ struct EngineQueues {
   std::deque<IoTask*> held_;  // at the wall
   IoTask* retrying_ = nullptr;
   io::Timer hold_timer_;
+  struct FreedWaiter : CommitWaiter {
+    Engine* engine = nullptr;
+    bool waits = false;
+  };
+  FreedWaiter freed_waiter_;     // of the oldest, whose time is up while clusters are on their way
   std::deque<IoTask*> parked_;   // until the batch has room
   std::vector<IoTask*> noting_;  // writes whose regions of checksums are being noted
   bool noted_posted_ = false;

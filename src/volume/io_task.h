@@ -33,10 +33,10 @@ struct ClusterPlan {
   Lcn lcn;
   uint16_t bits = 0;
   uint16_t placed = 0;
-  Pcn target;          // 0 while a cluster must still be taken
-  bool skip = false;   // zeros onto nothing: nothing to do
-  bool home = false;   // `target` is its own place in the base, which must still be taken
-  bool fresh = false;  // some of it has no place yet: a first touch
+  Pcn target;              // 0 while a cluster must still be taken
+  bool skip = false;       // zeros onto nothing: nothing to do
+  bool home = false;       // `target` is its own place in the base, which must still be taken
+  bool fresh = false;      // some of it has no place yet: a first touch
   uint16_t elsewhere = 0;  // of `placed`: what had another place when this was planned ...
   Pcn elsewhere_at;        // ... and which
 };
@@ -81,7 +81,8 @@ struct IoTask : LockOwner, CommitWaiter {
   MonoTime held_since{};
   MonoTime hold_deadline{};
   bool was_held = false;
-  bool tried_first = false;  // held: as the oldest, it found no room with all that is free now
+  bool tried_first = false;       // held: as the oldest, it found no room with all that is free now
+  bool waited_for_freed = false;  // held: past its deadline, for the commit of clusters that were given up
   MonoTime paced_since{};
   MonoTime pace_deadline{};
   bool was_paced = false;

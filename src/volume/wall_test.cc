@@ -155,6 +155,24 @@ TEST(Wall, PacesFirstThenHoldsInOrderThenSaysNoSpaceAndRecoversWithAShadow) {
   rig.volume().set_listener(nullptr);
 }
 
+TEST(Wall, WhatWasTrimmedBeforeIsWaitedForWhateverTheTimeout) {
+  Rig rig;
+  rig.options.band_bytes = 0;
+  rig.options.hold_timeout = milliseconds(0);
+  rig.create(kGiB, 8 * kMiB);
+  rig.fill(1);
+  EXPECT_EQ(rig.write(600 * kMiB, kCluster, 2), Code::kNoSpace);
+  ASSERT_EQ(rig.plain(OpKind::kTrim, 0, kCluster), Code::kOk);
+  // Two want the one cluster, and it becomes free with the next commit.
+  auto first = rig.start(OpKind::kWrite, 600 * kMiB, kCluster, std::byte{3});
+  auto second = rig.start(OpKind::kWrite, 700 * kMiB, kCluster, std::byte{4});
+  rig.volume().submit(*first);
+  rig.volume().submit(*second);
+  EXPECT_EQ(rig.await(*first), Code::kOk);
+  EXPECT_EQ(rig.await(*second), Code::kNoSpace);
+  EXPECT_TRUE(rig.holds(600 * kMiB, kCluster, 3));
+}
+
 TEST(Wall, AShorterHoldTimeoutCountsForWhatIsHeldAlready) {
   Rig rig;
   rig.options.band_bytes = 0;
