@@ -14,6 +14,7 @@
 #include "app/output.h"
 #include "app/replay.h"
 #include "app/trace.h"
+#include "volume/wall_policy.h"
 
 namespace foreshadow::app {
 namespace {
@@ -118,11 +119,43 @@ TEST(Arguments, ParseAddressesRedirectsAndSpeeds) {
   EXPECT_EQ(*parse_control("/run/./c.sock"), "unix:/run/c.sock");
   EXPECT_EQ(*parse_control("127.0.0.1:7420"), "127.0.0.1:7420");
   EXPECT_FALSE(parse_control("nowhere"));
+  EXPECT_EQ(*parse_squeeze("off"), v1::SQUEEZE_MODE_OFF);
+  EXPECT_EQ(*parse_squeeze("lz4"), v1::SQUEEZE_MODE_LZ4);
+  EXPECT_EQ(*parse_codec("zstd"), v1::SQUEEZE_MODE_ZSTD);
+  EXPECT_FALSE(parse_squeeze("gzip"));
+  for (const char* bad : {"off", "gzip", ""}) EXPECT_FALSE(parse_codec(bad)) << bad;
+  EXPECT_EQ(*parse_merge("adopt"), v1::MERGE_MODE_ADOPT);
+  EXPECT_EQ(*parse_merge("fold"), v1::MERGE_MODE_FOLD);
+  EXPECT_FALSE(parse_merge("both"));
+  EXPECT_TRUE(*parse_switch("on"));
+  EXPECT_FALSE(*parse_switch("off"));
+  for (const char* bad : {"", "yes", "On"}) EXPECT_FALSE(parse_switch(bad)) << bad;
   EXPECT_EQ(*parse_redirect("all"), v1::REDIRECT_MODE_ALL);
   EXPECT_FALSE(parse_redirect("some"));
   EXPECT_EQ(*parse_speed("max"), 0.0);
   EXPECT_EQ(*parse_speed("2.5"), 2.5);
   for (const char* bad : {"0", "-1", "nan", "inf", "fast"}) EXPECT_FALSE(parse_speed(bad)) << bad;
+}
+
+TEST(Arguments, BackpressureIsASizeAShareOrAWord) {
+  const volume::WallPolicy usual;
+  const struct {
+    const char* text;
+    uint64_t bytes, percent;
+  } good[] = {{"off", 0, 0},
+              {"0", 0, 0},
+              {"auto", usual.band_bytes, usual.band_percent},
+              {"5%", UINT64_MAX, 5},
+              {"100%", UINT64_MAX, 100},
+              {"64MiB", 64 * kMiB, 100}};
+  for (const auto& row : good) {
+    const auto parsed = parse_backpressure(row.text);
+    ASSERT_TRUE(parsed) << row.text;
+    EXPECT_EQ(parsed->bytes(), row.bytes) << row.text;
+    EXPECT_EQ(parsed->percent(), row.percent) << row.text;
+  }
+  for (const char* bad : {"", "%", "101%", "-1%", "5 %", "much"})
+    EXPECT_FALSE(parse_backpressure(bad)) << bad;
 }
 
 TEST(Trace, ParsesEveryOperation) {
