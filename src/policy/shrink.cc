@@ -115,25 +115,29 @@ void cut_all(Draft& draft, uint64_t wanted) {
 }
 
 // A warm shadow holds nothing, so it goes at once: one that is too large, in whose place policy grants what
-// it would today, and what is left of them once enough are kept. Returns the warm capacity afterwards.
-uint64_t exchange_warm(Draft& draft, uint64_t warm_size, uint64_t warm_need) {
+// it would today, and what is left of them once enough are kept, as far as the target allows. Returns the
+// warm capacity afterwards.
+uint64_t exchange_warm(Draft& draft, const ShrinkView& view) {
+  uint64_t all = draft.plan.capacity_before;
   uint64_t kept = 0;
   bool exchanged = false;
   for (size_t i = 0; i < draft.segments.size();) {
     const SegmentView& segment = draft.segments[i];
     if (segment.kind != Kind::kWarm) {
       ++i;
-    } else if (segment.backing > warm_size) {
+    } else if (segment.backing > view.warm_size) {
       exchanged = true;
+      all -= segment.capacity;
       drain(draft, i);
-    } else if (kept > 0 && kept >= warm_need) {
+    } else if (kept > 0 && kept >= view.warm_need && all >= view.target + segment.capacity) {
+      all -= segment.capacity;
       drain(draft, i);
     } else {
       kept += segment.capacity;
       ++i;
     }
   }
-  return kept == 0 && exchanged ? warm_size : kept;
+  return kept == 0 && exchanged ? view.warm_size : kept;
 }
 
 std::string describe(const ShrinkPlan& plan, uint64_t used) {
@@ -179,7 +183,7 @@ Result<ShrinkPlan> plan_shrink(const ShrinkView& view) {
     start.plan.capacity_before += segment.capacity;
     used += segment.used;
   }
-  const uint64_t warm = exchange_warm(start, view.warm_size, view.warm_need);
+  const uint64_t warm = exchange_warm(start, view);
   const uint64_t least = shrink_least(used);
   if (view.target < least) {
     return fail(

@@ -56,8 +56,9 @@ uint64_t shrink_least(uint64_t used);
 // Whole segments are drained, never the primary, so that as little as can be has to be moved; then what is
 // still too much is cut off the ends of those that have the most free. Every step has room for what it moves
 // when its turn comes, by the engine's own rule. Of the warm shadows one that is larger than `warm_size` goes
-// as well, for policy to grant a smaller one, and so do those beyond the first and beyond `warm_need`: a
-// burst leaves many behind. kInvalidArgument, saying what could be had, where the target is out of reach.
+// as well, for policy to grant a smaller one, and so do, down to the target, those beyond the first and
+// beyond `warm_need`: a burst leaves many behind. kInvalidArgument, saying what could be had, where the
+// target is out of reach.
 Result<ShrinkPlan> plan_shrink(const ShrinkView& view);
 
 // When to do so without being asked.
