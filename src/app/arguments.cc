@@ -96,8 +96,11 @@ Result<agent::TcpAddress> parse_tcp(std::string_view text) {
 }
 
 Result<std::string> parse_control(std::string_view text) {
-  if (text.starts_with("unix:") && text.size() > 5) return "unix:" + absolute_path(text.substr(5));
-  if (text.starts_with('/') || text.starts_with('.')) return "unix:" + absolute_path(text);
+  const bool named = text.starts_with("unix:") && text.size() > 5;
+  if (named || text.starts_with('/') || text.starts_with('.')) {
+    ASSIGN_OR_RETURN(const std::string path, parse_path(named ? text.substr(5) : text));
+    return "unix:" + path;
+  }
   const auto address = parse_tcp(text);
   if (address && address->port != 0) return std::string(text);
   return fail(Code::kInvalidArgument,
@@ -140,8 +143,16 @@ Result<v1::Backpressure> parse_backpressure(std::string_view text) {
                           foreshadow::quoted(text)));
 }
 
-std::string absolute_path(std::string_view path) {
-  std::string out = std::filesystem::absolute(path).lexically_normal().string();
+Result<std::string> parse_path(std::string_view text) {
+  if (text.empty()) return fail(Code::kInvalidArgument, "path \"\": expected one that is not empty");
+  std::error_code failed;
+  std::string out = std::filesystem::absolute(text, failed).lexically_normal().string();
+  if (failed) {
+    return fail(
+        Code::kInvalidArgument,
+        fmt::format("path {}: expected an absolute one, since the working directory cannot be told: {}",
+                    foreshadow::quoted(text), failed.message()));
+  }
   if (out.size() > 1 && out.back() == '/') out.pop_back();
   return out;
 }

@@ -26,7 +26,6 @@ Result<agent::TcpAddress> parse_tcp(std::string_view text);
 Result<std::string> parse_control(std::string_view text);
 // "max" is 0; otherwise how many times as fast as recorded.
 Result<double> parse_speed(std::string_view text);
-// Absolute and without dots.
-std::string absolute_path(std::string_view path);
+Result<std::string> parse_path(std::string_view text);  // made absolute, without dots
 
 }  // namespace foreshadow::app

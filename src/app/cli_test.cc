@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <sstream>
 
 #include "app/arguments.h"
@@ -135,6 +136,14 @@ TEST(Arguments, ParseAddressesRedirectsAndSpeeds) {
   EXPECT_EQ(*parse_speed("max"), 0.0);
   EXPECT_EQ(*parse_speed("2.5"), 2.5);
   for (const char* bad : {"0", "-1", "nan", "inf", "fast"}) EXPECT_FALSE(parse_speed(bad)) << bad;
+}
+
+TEST(Arguments, PathsAreMadeAbsoluteAndAreNotEmpty) {
+  EXPECT_EQ(*parse_path("/srv//a/./b/../c/"), "/srv/a/c");
+  EXPECT_EQ(*parse_path("/"), "/");
+  EXPECT_EQ(*parse_path("x"), std::filesystem::current_path().string() + "/x");
+  EXPECT_FALSE(parse_path(""));
+  EXPECT_FALSE(parse_control("unix:"));
 }
 
 TEST(Arguments, BackpressureIsASizeAShareOrAWord) {

@@ -41,9 +41,7 @@ std::unique_ptr<CLI::App> make_parser(Invocation& invocation) {
   app->require_subcommand(1);
   app->fallthrough();  // common options may stand behind the command; handed down to every command added
                        // below
-  app->add_option_function<std::string>(
-         "--state", [&invocation](const std::string& path) { invocation.state = absolute_path(path); },
-         "Directory of the server's state and sockets")
+  add_parsed(*app, "--state", &invocation.state, parse_path, "Directory of the server's state and sockets")
       ->envname("FORESHADOW_STATE")
       ->type_name("DIR");
   app->add_option_function<std::string>(

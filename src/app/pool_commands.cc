@@ -47,10 +47,8 @@ void add_pool_commands(CLI::App& app, Invocation& invocation) {
       ->add_option_function<std::string>(
           "NAME", [request](const std::string& name) { request->set_name(name); }, "Name of the pool")
       ->required();
-  adding
-      ->add_option_function<std::string>(
-          "--dir", [request](const std::string& path) { request->set_directory(absolute_path(path)); },
-          "Directory on the agent's host; it must exist")
+  add_parsed(*adding, "--dir", request->mutable_directory(), parse_path,
+             "Directory on the agent's host; it must exist")
       ->required()
       ->type_name("PATH");
   adding

@@ -71,17 +71,18 @@ void add_rescue_command(CLI::App& app, Invocation& invocation) {
   command->add_option("--pool-dir", arguments->directories, "Directory with segments; may be repeated")
       ->required()
       ->type_name("DIR");
-  command->add_option("--state", arguments->state, "State directory to write agent.json into")
+  add_parsed(*command, "--state", &arguments->state, parse_path, "State directory to write agent.json into")
       ->required()
       ->type_name("OUT");
   command->add_flag("--apply", arguments->apply, "Write; without it, only tell what would be done");
   command->callback([&invocation, arguments] {
     invocation.run = [&invocation, arguments]() -> Status {
       std::vector<std::string> directories;
-      for (const std::string& directory : arguments->directories)
-        directories.push_back(absolute_path(directory));
-      ASSIGN_OR_RETURN(const RescueReport report,
-                       rescue(directories, absolute_path(arguments->state), arguments->apply));
+      for (const std::string& directory : arguments->directories) {
+        ASSIGN_OR_RETURN(std::string path, parse_path(directory));
+        directories.push_back(std::move(path));
+      }
+      ASSIGN_OR_RETURN(const RescueReport report, rescue(directories, arguments->state, arguments->apply));
       invocation.print(to_json(report), describe(report, arguments->apply));
       for (const RescuedVolume& volume : report.volumes) {
         if (!volume.problems.empty()) invocation.exit_code = 1;

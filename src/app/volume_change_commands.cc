@@ -24,7 +24,7 @@ Status adopt(const Invocation& invocation, const AdoptArguments& arguments) {
   ASSIGN_OR_RETURN(Client client, Client::connect(state));
   v1::AdoptDeviceRequest request;
   arguments.fill(request);
-  request.set_device(absolute_path(arguments.device));
+  request.set_device(arguments.device);
   ASSIGN_OR_RETURN(const v1::Volume volume, client.call(&Client::Stub::AdoptDevice, request));
   invocation.print(
       to_json(volume),
@@ -100,7 +100,8 @@ void add_adopt(CLI::App& volume, Invocation& invocation) {
   const auto arguments = std::make_shared<AdoptArguments>();
   CLI::App* command = volume.add_subcommand(
       "adopt-device", "Serve an existing raw image or block device as a volume, over the bytes it has");
-  command->add_option("--device", arguments->device, "The image or device; it stays where and what it is")
+  add_parsed(*command, "--device", &arguments->device, parse_path,
+             "The image or device; it stays where and what it is")
       ->required()
       ->type_name("PATH");
   add_parsed(*command, "--primary", &arguments->primary, parse_size,

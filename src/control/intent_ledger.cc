@@ -183,7 +183,7 @@ void IntentLedger::resend(const std::string& agent, AgentLink& link) {
 
 void IntentLedger::join(const std::string& id, Done done) {
   const auto found = by_id_.find(id);
-  if (found == by_id_.end()) return;
+  if (found == by_id_.end() || !done) return;
   std::vector<Done>& waiters = open_[found->second].waiters;
   // No more than these wait at once, so the oldest beyond them have left.
   if (waiters.size() >= limits::kWaitingRequests) waiters.erase(waiters.begin());

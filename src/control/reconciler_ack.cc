@@ -75,7 +75,7 @@ Status Reconciler::merge(VolumeModel& model, const std::string& uuid, const std:
   }
   // A second request for the same merge waits for the first.
   if (const auto* open = ledger_.about("merge_shadow", model.id(), uuid)) {
-    if (done) ledger_.join(open->row.id, std::move(done));
+    ledger_.join(open->row.id, std::move(done));
     return {};
   }
   v1::Intent intent;
@@ -94,7 +94,7 @@ Status Reconciler::squeeze(VolumeModel& model, const std::string& uuid, v1::Sque
     return fail(Code::kNotFound, fmt::format("volume {} has no segment {}", model.name(), quoted(uuid)));
   }
   if (const auto* open = ledger_.about("squeeze_shadow", model.id(), uuid)) {
-    if (done) ledger_.join(open->row.id, std::move(done));
+    ledger_.join(open->row.id, std::move(done));
     return {};
   }
   v1::Intent intent;

@@ -50,7 +50,7 @@ Status Reconciler::fold(VolumeModel& model, const std::string& uuid, const std::
     return fail(Code::kNotFound, fmt::format("volume {} has no segment {}", model.name(), quoted(uuid)));
   }
   if (const auto* open = ledger_.about("fold_shadow", model.id(), uuid)) {
-    if (done) ledger_.join(open->row.id, std::move(done));
+    ledger_.join(open->row.id, std::move(done));
     return {};
   }
   v1::Intent intent;
@@ -68,7 +68,7 @@ Status Reconciler::drain(VolumeModel& model, const std::string& uuid, const std:
     return fail(Code::kNotFound, fmt::format("volume {} has no segment {}", model.name(), quoted(uuid)));
   }
   if (const auto* open = ledger_.about("drain_segment", model.id(), uuid)) {
-    if (done) ledger_.join(open->row.id, std::move(done));
+    ledger_.join(open->row.id, std::move(done));
     return {};
   }
   v1::Intent intent;
